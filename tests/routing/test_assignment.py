@@ -1,0 +1,50 @@
+"""An assignment is a list of triples, and a table where every token has as many."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from toolkit.routing import Assignment, TopKRouter
+
+
+def triples(token: list[int], expert: list[int], tokens: int = 3, num_experts: int = 4) -> Assignment:
+    logits = torch.zeros(tokens, num_experts)
+    weight = torch.arange(1.0, len(token) + 1)
+    return Assignment(torch.tensor(token), torch.tensor(expert), weight, logits, logits.softmax(-1))
+
+
+def test_sizes_are_those_of_the_logits() -> None:
+    assignment = triples([0], [3])
+    assert (assignment.tokens, assignment.num_experts) == (3, 4)
+    assert assignment.dropped == 0
+    assert assignment.losses == {}
+
+
+def test_indices_and_weights_are_tables_of_the_triples() -> None:
+    assignment = triples([0, 0, 1, 1, 2, 2], [3, 1, 0, 2, 1, 0])
+    assert assignment.indices.tolist() == [[3, 1], [0, 2], [1, 0]]
+    assert assignment.weights.tolist() == [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
+
+
+def test_a_routers_tables_hold_its_triples() -> None:
+    assignment = TopKRouter(6, 5, 3)(torch.randn(7, 6))
+    assert assignment.indices.shape == assignment.weights.shape == (7, 3)
+    for n, token in enumerate(assignment.token.tolist()):
+        assert assignment.indices[token, n % 3] == assignment.expert[n]
+        assert assignment.weights[token, n % 3] == assignment.weight[n]
+
+
+@pytest.mark.parametrize("token", [[0, 0, 1], [0, 0, 0], [0, 0, 1, 1, 1, 2]])
+def test_tokens_with_different_numbers_of_experts_have_no_table(token: list[int]) -> None:
+    assignment = triples(token, [0] * len(token))
+    with pytest.raises(ValueError, match=r"assignment='\d to \d experts'.*same number of experts for every token"):
+        _ = assignment.indices
+    with pytest.raises(ValueError, match="use token, expert and weight"):
+        _ = assignment.weights
+
+
+def test_losses_are_not_shared_between_assignments() -> None:
+    first, second = triples([0], [0]), triples([0], [0])
+    first.losses["z"] = torch.zeros(())
+    assert second.losses == {}

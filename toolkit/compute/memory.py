@@ -1,0 +1,95 @@
+"""What training or serving a decoder keeps in memory, from its shapes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from toolkit.checks import require_choice, require_positive
+from toolkit.compute.cost import cost
+from toolkit.models import BlockConfig, DecoderConfig, MoEConfig
+
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
+
+    Attributes:
+        parameters: weights; with ``bf16-mixed`` also the bf16 copies autocast keeps for backward.
+        gradients: one fp32 number a parameter.
+        optimizer: AdamW's two moments.
+        activations: what the backward pass reads of one batch.
+        kv_cache: keys and values of one batch of ``seq_len`` tokens when decoding; not in ``training``.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    kv_cache: int
+
+    @property
+    def training(self) -> int:
+        """All that training one batch keeps at its peak."""
+        return self.parameters + self.gradients + self.optimizer + self.activations
+
+
+def memory(config: DecoderConfig, batch_size: int, seq_len: int, precision: str = "32-true") -> Memory:
+    """Bytes that training (AdamW, no sharding, no recomputation) and decoding ``config`` keep.
+
+    Args:
+        config: the decoder.
+        batch_size: sequences on one device at once.
+        seq_len: tokens in each.
+        precision: ``"32-true"``, or ``"bf16-mixed"``: fp32 weights, products in bf16 under autocast.
+
+    Raises:
+        ValueError: if a size is not positive or the precision unknown.
+
+    Source: the counting of Korthikanti et al. 2022 (arXiv 2205.05198), section 4, for these layers.
+    """
+    require_positive(batch_size=batch_size, seq_len=seq_len)
+    require_choice("precision", precision, PRECISIONS)
+    low = 2 if precision == "bf16-mixed" else 4
+    tokens = batch_size * seq_len
+    count = cost(config, seq_len).total_parameters
+    per_token = sum(_block_bytes(block, config.dim, low) for block in config.blocks)
+    per_token += _norm_bytes(config.dim, low) + 4 * config.vocab_size  # log-probabilities of the loss, fp32
+    return Memory(
+        parameters=count * (4 if low == 4 else 6),
+        gradients=4 * count,
+        optimizer=8 * count,
+        activations=tokens * per_token,
+        kv_cache=tokens * low * sum(_kv_width(block, config.dim) for block in config.blocks),
+    )
+
+
+def _block_bytes(block: BlockConfig, dim: int, low: int) -> int:
+    """Bytes a token that one layer keeps: its two norms, its attention, its feed-forward."""
+    heads, head_dim = block.attention.heads, block.attention.head_dim or dim // block.attention.heads
+    queries = heads * head_dim
+    # q, k, v after rotation and the output that o_proj reads; the blockwise path keeps its own in fp32.
+    attention = low * (2 * queries + _kv_width(block, dim)) + 4 * (queries + heads)
+    return 2 * _norm_bytes(dim, low) + attention + _feed_forward_bytes(block, low)
+
+
+def _feed_forward_bytes(block: BlockConfig, low: int) -> int:
+    feed_forward = block.feed_forward
+    if not isinstance(feed_forward, MoEConfig):
+        return low * 4 * feed_forward.hidden_dim  # gate and up, silu(gate), its product with up
+    routed = low * 2 * feed_forward.top_k * feed_forward.hidden_dim  # pre-activations only
+    shared = low * 4 * feed_forward.shared_experts * feed_forward.hidden_dim
+    # logits, probabilities and their gradient's operands in fp32; token, expert and order in int64.
+    router = 4 * 3 * feed_forward.num_experts + 8 * 3 * feed_forward.top_k
+    return routed + shared + router
+
+
+def _norm_bytes(dim: int, low: int) -> int:
+    """The residual stream and its normalised form in fp32, and what the next product reads."""
+    return (4 + 4 + low) * dim
+
+
+def _kv_width(block: BlockConfig, dim: int) -> int:
+    attention = block.attention
+    return 2 * (attention.kv_heads or attention.heads) * (attention.head_dim or dim // attention.heads)

@@ -1,0 +1,107 @@
+"""The decoder: embedding, layers, final norm and head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toolkit.attention import KeyValueCache
+from toolkit.checks import require, require_positive
+from toolkit.models.build import build_block, initialise
+from toolkit.models.config import DecoderConfig
+from toolkit.work import Work
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """What a forward gives: ``logits`` (batch, length, vocab_size)."""
+
+    logits: Tensor
+
+
+class Decoder(nn.Module):
+    """A pre-norm decoder-only transformer built from a :class:`DecoderConfig`.
+
+    >>> from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig
+    >>> block = BlockConfig(AttentionConfig(heads=2), FeedForwardConfig(hidden_dim=64))
+    >>> decoder = Decoder(DecoderConfig(vocab_size=256, dim=32, blocks=(block, block)))
+    >>> decoder(torch.zeros(1, 8, dtype=torch.long)).logits.shape
+    torch.Size([1, 8, 256])
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.blocks = nn.ModuleList(build_block(block, config.dim, config.norm_eps) for block in config.blocks)
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.head = None if config.tied_head else nn.Linear(config.dim, config.vocab_size, bias=False)
+        initialise(self, config)
+
+    def forward(self, input_ids: Tensor, cache: KeyValueCache | None = None) -> DecoderOutput:
+        """input_ids (batch, length) int64 -> logits (batch, length, vocab_size).
+
+        With a ``cache``, input_ids are the next tokens after those it holds.
+        """
+        x = self.embedding(input_ids)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, cache, layer)
+        weight = self.embedding.weight if self.head is None else self.head.weight
+        return DecoderOutput(F.linear(self.norm(x), weight))
+
+    def work(self, seq_len: int) -> list[Work]:
+        """Every product of a forward over one sequence; looking up the embedding is none."""
+        layers = [part for block in self.blocks for part in _layer_work(block, seq_len)]
+        return [*layers, Work.dense("head", seq_len * self.config.dim * self.config.vocab_size)]
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Continue each row by ``max_new_tokens`` tokens, one at a time over a cache.
+
+        Shapes: input_ids (batch, length) int64 -> (batch, length + max_new_tokens).
+
+        Args:
+            input_ids: the prompt.
+            max_new_tokens: how many tokens to add.
+            temperature: divides the logits; 0 takes the likeliest token.
+            top_k: sample among the ``top_k`` likeliest only.
+            generator: source of the randomness.
+
+        Raises:
+            ValueError: if the prompt is empty, ``max_new_tokens`` or ``top_k`` not positive, or
+                ``temperature`` negative.
+        """
+        require(input_ids.ndim == 2 and input_ids.shape[1] > 0, "input_ids.shape", tuple(input_ids.shape), "(batch, length) with a prompt of at least one token")  # noqa: E501
+        require_positive(max_new_tokens=max_new_tokens)
+        require(temperature >= 0, "temperature", temperature, "0 or more")
+        require(top_k is None or top_k > 0, "top_k", top_k, "positive, or None")
+        cache, fresh = KeyValueCache(), input_ids
+        for _ in range(max_new_tokens):
+            logits = self(fresh, cache).logits[:, -1]
+            fresh = _sample(logits, temperature, top_k, generator)
+            input_ids = torch.cat([input_ids, fresh], dim=1)
+        return input_ids
+
+
+def _layer_work(block: nn.Module, seq_len: int) -> list[Work]:
+    return [*block.attention.work(seq_len), *block.feed_forward.work(seq_len)]  # type: ignore[operator, union-attr]
+
+
+def _sample(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
+    """logits (batch, vocab_size) -> token (batch, 1)."""
+    if temperature == 0:
+        return logits.argmax(dim=-1, keepdim=True)
+    if top_k is not None:
+        lowest = torch.topk(logits, min(top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < lowest, -torch.inf)
+    return torch.multinomial(torch.softmax(logits.float() / temperature, dim=-1), 1, generator=generator)

@@ -1,0 +1,120 @@
+"""A study's command line: a preset, typed overrides of every field, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace
+
+from toolkit.checks import require_choice
+from toolkit.data import CorpusConfig
+from toolkit.parallel import ParallelConfig
+from toolkit.scaling.folder import StudyFolder
+from toolkit.scaling.plan import Grid, ModelShape
+from toolkit.scaling.study import Study
+from toolkit.training.config import TrainingConfig
+
+NOT_RESULTS = ("config", "out", "cache", "workers", "threads", "devices", "num_nodes", "accelerator", "strategy")
+"""Settings that say where and how a study runs; the others determine its results."""
+
+USER_ERROR = 2
+"""Exit code when the user's settings cannot be used."""
+
+
+class _Parser(ArgumentParser):
+    """Refuses in one line, with the nearest name that exists."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = re.search(r"(?:unrecognized arguments: --|[Kk]ey ['\"]?)([\w.]+)", message)
+        hint = ""
+        if unknown:
+            known = [action.dest for action in self._actions]
+            near = difflib.get_close_matches(unknown.group(1), known, n=1)
+            exists = unknown.group(1) in known
+            hint = "" if exists else f"; did you mean {near[0]}?" if near else "; --help lists every setting"
+        raise ValueError(" ".join(message.split()) + hint)
+
+
+def study_parser(description: str) -> ArgumentParser:
+    """The settings of any study: corpus, model, grid, training, devices and where things go."""
+    parser = _Parser(description=description)
+    parser.add_argument("--preset", type=str, default="demo", help="name of a YAML file in experiments/presets")
+    parser.add_argument("--config", action="config", help="a YAML file of settings, on top of the preset's")
+    parser.add_class_arguments(CorpusConfig, "corpus")
+    parser.add_class_arguments(ModelShape, "model")
+    parser.add_class_arguments(Grid, "grid")
+    planned = {"steps", "learning_rate", "seed"}
+    parser.add_class_arguments(TrainingConfig, "training", skip=planned, instantiate=False)
+    parser.add_class_arguments(ParallelConfig, instantiate=False)
+    parser.add_argument("--validation_windows", type=int, default=256, help="the same ones for every run")
+    parser.add_argument("--out", type=str, default="", help="the study's folder; runs/<preset> by default")
+    parser.add_argument("--cache", type=str, default="runs/corpus", help="folder of tokenised corpora")
+    parser.add_argument("--workers", type=int, default=0, help="runs at once; 0: one for every `threads` of the CPU")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and train nothing")
+    return parser
+
+
+def read_study(arguments: Sequence[str], presets: Path, description: str) -> tuple[Study, bool]:
+    """The study that ``arguments`` ask for, and whether only its plan is wanted.
+
+    Args:
+        arguments: of the command line.
+        presets: folder of ``<preset>.yaml`` files.
+        description: of the experiment, for ``--help``.
+
+    Raises:
+        ValueError: naming the setting that cannot be used and what would be right.
+    """
+    parser = study_parser(description)
+    preset = _preset(arguments)
+    require_choice("preset", preset, tuple(sorted(path.stem for path in presets.glob("*.yaml"))))
+    settings = parser.parse_args(["--config", str(presets / f"{preset}.yaml"), *arguments])
+    return _study(parser, settings), settings.dry_run
+
+
+def run_experiment(main: Callable[[Sequence[str]], None]) -> None:
+    """Call ``main`` with the command line; end with one line and exit code 2 if its settings are refused."""
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:
+        if os.environ.get("TOOLKIT_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with the next unfinished run", file=sys.stderr)
+        sys.exit(130)
+
+
+def _preset(arguments: Sequence[str]) -> str:
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--preset", type=str, default="demo")
+    return str(first.parse_known_args(list(arguments))[0].preset)
+
+
+def _study(parser: ArgumentParser, settings: Namespace) -> Study:
+    made: Any = parser.instantiate(settings)
+    results = settings.clone()
+    for name in (*NOT_RESULTS, "dry_run", "preset"):
+        results.pop(name, None)
+    return Study(
+        corpus=made.corpus,
+        shape=made.model,
+        grid=made.grid,
+        training=TrainingConfig(steps=1, **vars(settings.training)),
+        parallel=ParallelConfig(settings.devices, settings.num_nodes, settings.accelerator, settings.strategy),
+        folder=StudyFolder(Path(settings.out or f"runs/{settings.preset}")),
+        cache=Path(settings.cache),
+        workers=settings.workers,
+        threads=settings.threads,
+        validation_windows=settings.validation_windows,
+        settings=parser.dump(results, skip_validation=True),
+    )

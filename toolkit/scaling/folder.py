@@ -1,0 +1,76 @@
+"""The folder a study lives in: what is where, and whose it is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.checks import require
+from toolkit.scaling.table import ResultsTable
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """``path`` holds study.yaml, results.csv, step_seconds.json, runs/<run>/, report.md and its figures."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """The resolved settings that its results belong to."""
+        return self.path / "study.yaml"
+
+    @property
+    def table(self) -> ResultsTable:
+        """One row for each finished run."""
+        return ResultsTable(self.path / "results.csv")
+
+    @property
+    def step_seconds(self) -> Path:
+        """Isolated seconds of a step, by cell; measured once a study."""
+        return self.path / "step_seconds.json"
+
+    def run(self, name: str) -> Path:
+        """One run's own folder."""
+        return self.path / "runs" / name
+
+    def claim(self, settings: str) -> None:
+        """Make the folder this study's, or see that it already is.
+
+        Args:
+            settings: everything that determines the results, as text.
+
+        Raises:
+            ValueError: if the folder cannot be written, or holds the results of other settings.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"out={str(self.path)!r}: it must be a folder that can be made ({error})") from None
+        require(os.access(self.path, os.W_OK), "out", str(self.path), "a folder that can be written")
+        if self.settings.exists():
+            changed = _first_difference(self.settings.read_text(), settings)
+            require(
+                not changed, "out", str(self.path), f"another folder: this one holds a study with other settings ({changed})"
+            )
+        else:
+            write_atomically(self.settings, settings)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` so that a reader, or a crash, finds all of it or the file as it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _first_difference(old: str, new: str) -> str:
+    """The first line that differs, as ``"was ..., now ..."``; empty if none does."""
+    before, after = old.splitlines(), new.splitlines()
+    length = max(len(before), len(after))
+    padded = zip(before + [""] * (length - len(before)), after + [""] * (length - len(after)), strict=True)
+    return next((f"was '{a.strip()}', now '{b.strip()}'" for a, b in padded if a != b), "")

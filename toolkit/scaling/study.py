@@ -1,0 +1,188 @@
+"""A whole study: plan it, say what it will cost, run it, report it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from toolkit import __version__
+from toolkit.checks import require, require_positive
+from toolkit.data import Corpus, CorpusConfig, prepare_corpus, validation_windows
+from toolkit.parallel import ParallelConfig, is_main_process
+from toolkit.scaling.folder import StudyFolder
+from toolkit.scaling.plan import Grid, ModelShape, PlannedRun, data_warnings, plan_isoflop
+from toolkit.scaling.report import StudyDescription
+from toolkit.scaling.results import RunResult
+from toolkit.scaling.sweep import SweepSettings, run_sweep, step_seconds
+from toolkit.training.config import TrainingConfig
+from toolkit.training.precision import resolve_precision
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything a study is made of; see the dataclasses of its parts.
+
+    Attributes:
+        corpus: the text.
+        shape: how a width and a family make a model.
+        grid: budgets, widths, families, seeds.
+        training: what all runs share; the plan sets steps, learning_rate and seed.
+        parallel: processes of one run.
+        folder: where it lives.
+        cache: folder of tokenised corpora.
+        workers: runs at once; 0 for as many as the CPU has room for (one on a GPU or several devices).
+        threads: CPU threads of each run.
+        validation_windows: the same ones for every run.
+        settings: everything that determines the results, as YAML.
+    """
+
+    corpus: CorpusConfig
+    shape: ModelShape
+    grid: Grid
+    training: TrainingConfig
+    parallel: ParallelConfig
+    folder: StudyFolder
+    cache: Path
+    workers: int
+    threads: int
+    validation_windows: int
+    settings: str
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 0, "workers", self.workers, "0 (automatic) or more")
+        require_positive(threads=self.threads, validation_windows=self.validation_windows)
+        self.parallel.local_batch(self.training.batch_size)
+        alone = self.parallel.world_size == 1
+        require(alone or self.workers <= 1, "workers", self.workers, "0 or 1 when a run has several devices")
+
+    @cached_property
+    def prepared(self) -> Corpus:
+        """The tokenised corpus, checked to hold the windows that are asked of it."""
+        corpus = prepare_corpus(self.corpus, self.cache)
+        validation_windows(corpus.validation, self.training.context, self.validation_windows)
+        return corpus
+
+    @cached_property
+    def runs(self) -> list[PlannedRun]:
+        """The plan."""
+        return plan_isoflop(self.grid, self.shape, self.prepared.tokenizer.vocab_size, self.training)
+
+    @cached_property
+    def seconds(self) -> dict[str, float]:
+        """Isolated seconds of one step, by run name; only the main process measures."""
+        if not is_main_process():
+            return {run.name: 0.0 for run in self.runs}
+        return step_seconds(self.runs, self.folder, self.threads)
+
+    @property
+    def resolved_workers(self) -> int:
+        """Runs at once."""
+        if self.workers:
+            return self.workers
+        on_cpu = self.parallel.accelerator == "cpu" or not torch.cuda.is_available()
+        return max(1, _cores() // self.threads) if on_cpu and self.parallel.world_size == 1 else 1
+
+    def print_plan(self, console: Console) -> None:
+        """Every run's parameters, tokens, FLOPs, memory and time, what they add up to, and what is short."""
+        table = Table(title=f"{len(self.runs)} runs on {len(self.prepared.train):,} training tokens", expand=False)
+        for column in ("run", "params", "active", "tokens", "epochs", "steps", "FLOPs", "/budget", "MB", "time s"):
+            table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
+        for run in self.runs:
+            table.add_row(*self._plan_row(run))
+        console.print(table)
+        for line in data_warnings(self.runs, len(self.prepared.train)):
+            console.print(f"note: {line}", highlight=False)
+        total = sum(run.training.steps * self.seconds[run.name] for run in self.runs)
+        console.print(
+            f"{sum(run.flops['exact'] for run in self.runs):.3g} FLOPs in all; training takes about "
+            f"{total / self.resolved_workers / 60:.1f} minutes with {self.resolved_workers} runs at once "
+            f"({total / 60:.1f} one by one; step times from {len(set(self.seconds.values()))} timed models)",
+            highlight=False,
+        )
+
+    def _plan_row(self, run: PlannedRun) -> tuple[str, ...]:
+        return (
+            run.name,
+            f"{run.cost.total_parameters:,}",
+            f"{run.cost.total_active_parameters:,}",
+            f"{run.tokens:,}",
+            f"{self.prepared.epochs(run.tokens):.2f}",
+            f"{run.training.steps:,}",
+            f"{run.flops['exact']:.3g}",
+            f"{run.flops['exact'] / run.budget:.4f}",
+            f"{run.memory(self.parallel.world_size).training / 1e6:.0f}",
+            f"{run.training.steps * self.seconds[run.name]:.0f}",
+        )
+
+    def run(self) -> list[RunResult]:
+        """Train whatever is not finished yet; all finished rows, in planned order.
+
+        Raises:
+            ValueError: if the folder holds another study or cannot be written.
+        """
+        if is_main_process():
+            self.folder.claim(self.settings)
+        settings = SweepSettings(
+            self.folder,
+            self.corpus,
+            self.cache,
+            self.parallel,
+            self.resolved_workers,
+            self.threads,
+            self.validation_windows,
+        )
+        return run_sweep(self.runs, settings, self.seconds)
+
+    def description(self, title: str, question: str) -> StudyDescription:
+        """What the report says of how the study was made."""
+        return StudyDescription(
+            title=title,
+            question=question,
+            config=self.settings,
+            corpus=(*self.prepared.report.summary().splitlines(), f"hash {self.prepared.digest[:16]}"),
+            machine=f"{_processor()}, {_cores()} cores; {self.resolved_workers} runs at once, {self.threads} threads each",
+            precision=resolve_precision(self.training.precision, self.parallel.accelerator),
+            conventions=(
+                "FLOPs are training FLOPs in the `exact` convention: matrix products only, over visible (query, key) "
+                "pairs, router and chosen experts included, backward twice the forward.",
+                f"Bits per byte on {self.validation_windows} validation windows of {self.training.context} tokens, "
+                "the same for every run.",
+                f"Learning rate {self.grid.learning_rate_times_dim:g} / dim for every family; it was not tuned "
+                "for each.",
+            ),
+            seconds_source="steps x the median time of one step of that model alone on the machine, all models timed "
+            "in turn in one process; validation, logging and Lightning's own overhead are not in it.",
+            code_version=_code_version(),
+            command=" ".join(["python", *sys.argv]),
+            planned_runs=tuple(run.name for run in self.runs),
+        )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _code_version() -> str:
+    """The release, and the commit where the code is a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"{__version__} {found.stdout.strip()}".strip() if found.returncode == 0 else __version__

@@ -1,0 +1,223 @@
+"""Runs what a study planned: several runs at once, each finished one recorded before the next begins."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from toolkit.data import Corpus, CorpusConfig, prepare_corpus
+from toolkit.parallel import ParallelConfig, is_main_process
+from toolkit.scaling.folder import StudyFolder, write_atomically
+from toolkit.scaling.plan import PlannedRun
+from toolkit.scaling.progress import SweepProgress
+from toolkit.scaling.results import RunResult
+from toolkit.training.probe import probe_step_seconds
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """How runs are executed; none of it changes a result.
+
+    Attributes:
+        folder: the study's.
+        corpus: the text.
+        cache: folder of tokenised corpora.
+        parallel: processes of one run.
+        workers: runs at once, each in a process of its own; 1 runs them in this process.
+        threads: CPU threads of each run.
+        validation_count: validation windows, the same for every run.
+    """
+
+    folder: StudyFolder
+    corpus: CorpusConfig
+    cache: Path
+    parallel: ParallelConfig
+    workers: int
+    threads: int
+    validation_count: int
+
+
+def step_seconds(runs: Sequence[PlannedRun], folder: StudyFolder, threads: int) -> dict[str, float]:
+    """Isolated seconds of one step of every cell (family and width), measured once and kept.
+
+    Measured in this process with nothing beside it, all cells in turn; a resumed study reads them.
+    """
+    cells = {_cell(run): run for run in runs}
+    known: dict[str, float] = {}
+    if folder.step_seconds.exists():
+        known = json.loads(folder.step_seconds.read_text())
+    if set(cells) - set(known):
+        torch.set_num_threads(threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        measured = probe_step_seconds([(run.model, run.training) for run in cells.values()], device)
+        known = dict(zip(cells, measured, strict=True))
+        if folder.path.exists():
+            write_atomically(folder.step_seconds, json.dumps(known, indent=2) + "\n")
+    return {run.name: known[_cell(run)] for run in runs}
+
+
+def run_sweep(
+    runs: Sequence[PlannedRun], settings: SweepSettings, seconds: dict[str, float]
+) -> list[RunResult]:
+    """Execute every run that the table does not hold yet; return all finished rows in planned order.
+
+    A killed sweep is gone on with by calling this again: finished runs are not run again, and a run
+    that was cut off goes on from its last checkpoint, or starts anew where it has none.
+
+    Args:
+        runs: the plan.
+        settings: how to execute it.
+        seconds: isolated seconds of one step, by run name.
+    """
+    table = settings.folder.table
+    done = {row.run for row in table.read()}
+    todo = [run for run in runs if run.name not in done]
+    with SweepProgress(runs, todo, seconds, settings.workers) as progress:
+        for run, row in _execute(todo, settings, seconds, progress):
+            if is_main_process():
+                table.append(row)
+                progress.finished(run, row)
+    rows = {row.run: row for row in table.read()} if is_main_process() else {}
+    return [rows[run.name] for run in runs if run.name in rows]
+
+
+def _execute(
+    todo: Sequence[PlannedRun], settings: SweepSettings, seconds: dict[str, float], progress: SweepProgress
+) -> Iterator[tuple[PlannedRun, RunResult]]:
+    if settings.workers > 1 and len(todo) > 1:
+        yield from _in_processes(todo, settings, seconds, progress)
+        return
+    torch.set_num_threads(settings.threads)
+    corpus = prepare_corpus(settings.corpus, settings.cache) if todo else None
+    for run in todo:
+        assert corpus is not None
+        yield run, train_one(run, corpus, settings, seconds[run.name], progress.reporter(run.name))
+
+
+def _in_processes(
+    todo: Sequence[PlannedRun], settings: SweepSettings, seconds: dict[str, float], progress: SweepProgress
+) -> Iterator[tuple[PlannedRun, RunResult]]:
+    # Threads that spin while they wait stall the runs beside them.
+    os.environ.update(OMP_NUM_THREADS=str(settings.threads), OMP_WAIT_POLICY="PASSIVE")
+    context = get_context("spawn")
+    messages = context.Queue()
+    pool = ProcessPoolExecutor(
+        min(settings.workers, len(todo)), context, initializer=_start_worker, initargs=(settings, messages, os.getpid())
+    )
+    try:
+        running: dict[Future[RunResult], PlannedRun] = {
+            pool.submit(_train_in_worker, run, seconds[run.name]): run for run in todo
+        }
+        while running:
+            finished, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            while not messages.empty():
+                progress.update(*messages.get())
+            for future in finished:
+                yield running.pop(future), future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def train_one(
+    run: PlannedRun,
+    corpus: Corpus,
+    settings: SweepSettings,
+    seconds: float,
+    report: Callable[[int, int], None] | None = None,
+) -> RunResult:
+    """Train one planned run in its folder and say what it reached.
+
+    Args:
+        run: what to train.
+        corpus: the tokens.
+        settings: of the sweep.
+        seconds: isolated seconds of one step.
+        report: called with (step, steps) as it goes.
+    """
+    from toolkit.training import fit
+
+    folder = settings.folder.run(run.name)
+    if folder.exists() and not any(folder.glob("checkpoints/*.ckpt")) and is_main_process():
+        shutil.rmtree(folder)  # cut off before its first checkpoint: nothing in it can be gone on from
+    hparams = {"family": run.family, "budget": run.budget, "dim": run.dim, "seed": run.seed}
+    hparams.update(learning_rate=run.training.learning_rate, steps=run.training.steps)
+    fitted = fit(
+        run.model,
+        run.training,
+        corpus,
+        folder,
+        run.budget,
+        parallel=settings.parallel,
+        validation_count=settings.validation_count,
+        hparams=hparams,
+        report=report,
+    )
+    flops = {name: fitted.tokens * per_token for name, per_token in run.cost.training_flops.items()}
+    return RunResult(
+        run=run.name,
+        family=run.family,
+        budget=run.budget,
+        dim=run.dim,
+        seed=run.seed,
+        parameters=run.cost.total_parameters,
+        active_parameters=run.cost.total_active_parameters,
+        steps=fitted.steps,
+        tokens=fitted.tokens,
+        epochs=corpus.epochs(fitted.tokens),
+        flops_planned=run.flops["exact"],
+        flops_spent=fitted.flops,
+        flops_palm=flops["palm"],
+        flops_hardware=flops["hardware"],
+        learning_rate=run.training.learning_rate,
+        bits_per_byte=fitted.bits_per_byte,
+        train_loss=fitted.train_loss,
+        seconds=fitted.steps * seconds,
+        seconds_wall=fitted.seconds,
+        dropped_share=fitted.dropped_share,
+        max_violation=fitted.max_violation,
+        token_entropy=fitted.token_entropy,
+    )
+
+
+_worker: dict[str, Any] = {}
+"""What a worker process opens once for all its runs."""
+
+
+def _start_worker(settings: SweepSettings, messages: Any, parent: int) -> None:
+    torch.set_num_threads(settings.threads)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    corpus = prepare_corpus(settings.corpus, settings.cache)
+    _worker.update(settings=settings, messages=messages, corpus=corpus)
+
+
+def _end_with(parent: int) -> None:
+    """A worker whose sweep was killed must not go on writing to a folder that a new sweep takes up."""
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)
+
+
+def _train_in_worker(run: PlannedRun, seconds: float) -> RunResult:
+    messages = _worker["messages"]
+
+    def report(step: int, steps: int) -> None:
+        messages.put((run.name, step, steps))
+
+    return train_one(run, _worker["corpus"], _worker["settings"], seconds, report)
+
+
+def _cell(run: PlannedRun) -> str:
+    return f"{run.family}-dim{run.dim}"

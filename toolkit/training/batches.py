@@ -1,0 +1,64 @@
+"""The data as Lightning reads it: batches addressed by step, so that a resumed run goes on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import lightning
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from toolkit.data import TokenWindows, validation_windows
+from toolkit.training.config import TrainingConfig
+
+
+class StepBatches(lightning.LightningDataModule):
+    """Training batches from the trainer's own step count, and the fixed validation windows.
+
+    Nothing about the data needs to be in a checkpoint: batch = f(step, rank, world size, seed).
+
+    Args:
+        train, validation: tokens of each split, (n,).
+        config: context, batch size and seed.
+        validation_count: windows to validate on, the same for every run.
+    """
+
+    def __init__(
+        self, train: np.ndarray, validation: np.ndarray, config: TrainingConfig, validation_count: int = 256
+    ) -> None:
+        super().__init__()
+        self.train, self.config = train, config
+        self.windows = validation_windows(validation, config.context, validation_count)
+
+    def train_dataloader(self) -> _FromStep:
+        """An endless stream of (batch / world size, context + 1)."""
+        trainer = self.trainer
+        windows = TokenWindows(
+            self.train,
+            self.config.context,
+            self.config.batch_size,
+            self.config.seed,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        return _FromStep(windows, trainer)
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        """This process's share of the validation windows, in batches."""
+        mine = self.windows[self.trainer.global_rank :: self.trainer.world_size]
+        batches = mine.split(max(self.config.batch_size // self.trainer.world_size, 16))
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+class _FromStep:
+    """Iterates from the trainer's global step, whatever it is when iteration starts."""
+
+    def __init__(self, windows: TokenWindows, trainer: lightning.Trainer) -> None:
+        self.windows, self.trainer = windows, trainer
+
+    def __iter__(self) -> Iterator[Tensor]:
+        step = self.trainer.global_step
+        while True:
+            yield self.windows.batch(step)
+            step += 1

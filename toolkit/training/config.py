@@ -1,0 +1,74 @@
+"""The settings of one training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from toolkit.checks import require, require_choice, require_positive
+
+SCHEDULES = ("cosine", "wsd")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "64-true")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a decoder is trained.
+
+    Attributes:
+        steps: optimizer steps.
+        context: tokens of a sequence that are predicted.
+        batch_size: sequences in a step, over all devices.
+        learning_rate: its peak.
+        schedule: ``"cosine"``: linear warmup, then half a cosine down to ``final_share`` of the peak;
+            ``"wsd"``: warmup, stable, then linear decay over the last ``decay_share`` of the steps.
+        warmup_share: share of the steps that the learning rate rises for.
+        decay_share: share of the steps that ``"wsd"`` decays for.
+        final_share: the last learning rate, as a share of the peak.
+        weight_decay: AdamW's, on matrices inside the layers only.
+        beta1, beta2, eps: AdamW's.
+        gradient_clip: largest norm of the gradient.
+        precision: ``"auto"`` is bf16-mixed where the device does bf16 in hardware, else 32-true.
+        seed: of the initialisation and of the order of the data.
+        log_every: steps between two rows of metrics.
+        evaluations: how often validation is run during training, evenly spaced, the end included.
+        checkpoint_minutes: at most this much work is lost when a run is killed.
+
+    Raises:
+        ValueError: if a size is not positive, a share not within [0, 1] or a choice unknown.
+    """
+
+    steps: int
+    context: int = 128
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_share: float = 0.1
+    decay_share: float = 0.2
+    final_share: float = 0.1
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    gradient_clip: float = 1.0
+    precision: str = "auto"
+    seed: int = 0
+    log_every: int = 20
+    evaluations: int = 4
+    checkpoint_minutes: float = 5.0
+
+    def __post_init__(self) -> None:
+        names = ("steps", "context", "batch_size", "learning_rate", "eps", "gradient_clip", "log_every")
+        require_positive(**{name: getattr(self, name) for name in names})
+        require_positive(evaluations=self.evaluations, checkpoint_minutes=self.checkpoint_minutes)
+        for name in ("warmup_share", "decay_share", "final_share", "beta1", "beta2"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        shares = self.warmup_share + (self.decay_share if self.schedule == "wsd" else 0)
+        require(shares <= 1, "warmup_share", self.warmup_share, "at most 1 - decay_share")
+        require_choice("schedule", self.schedule, SCHEDULES)
+        require_choice("precision", self.precision, PRECISIONS)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens predicted in one step, over all devices."""
+        return self.batch_size * self.context

@@ -1,0 +1,81 @@
+"""The LightningModule that trains a decoder and measures bits per byte."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import lightning
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from toolkit.compute import cost
+from toolkit.models import Decoder, DecoderConfig
+from toolkit.training.config import TrainingConfig
+from toolkit.training.optimizer import build_optimizer
+from toolkit.training.schedule import learning_rate_factor
+from toolkit.training.step import next_token_nll, training_loss
+
+
+class LanguageModel(lightning.LightningModule):
+    """Next-token training of a :class:`toolkit.models.Decoder`.
+
+    Batches are windows (batch, context + 1) int64. Validation adds up the negative log-likelihood and
+    the bytes its targets stand for, over all batches and processes, so that bits per byte is one
+    quotient and not a mean of means, and tokenizers can be compared.
+
+    Args:
+        model: the decoder.
+        training: how it is trained.
+        byte_lengths: (vocab_size,) bytes of text that each token stands for; one each by default.
+    """
+
+    def __init__(self, model: DecoderConfig, training: TrainingConfig, byte_lengths: Tensor | None = None) -> None:
+        super().__init__()
+        self.model_config, self.training_config = model, training
+        self.decoder = Decoder(model)
+        self.flops_per_token = cost(model, training.context).training_flops
+        self.last_loss = torch.tensor(math.nan)  # nats per token of the last training batch, this process
+        self.bits_per_byte: float | None = None  # of the last validation, over all processes
+        lengths = torch.ones(model.vocab_size) if byte_lengths is None else byte_lengths
+        self.register_buffer("byte_lengths", lengths.double(), persistent=False)
+        self._sums: list[Tensor] = []
+        self.save_hyperparameters({"model": model.to_dict(), "training": asdict(training)})
+
+    @property
+    def flops_per_batch(self) -> int:
+        """`exact` training FLOPs of one step on one device (what Lightning's ThroughputMonitor asks for)."""
+        tokens = self.training_config.tokens_per_step
+        return round(self.flops_per_token["exact"] * tokens / self.trainer.world_size)
+
+    def training_step(self, windows: Tensor, batch_idx: int) -> Tensor:
+        """windows (batch, context + 1) -> the loss to minimise, scalar."""
+        loss, self.last_loss = training_loss(self.decoder, windows)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the sums of the validation before."""
+        self._sums = []
+
+    def validation_step(self, windows: Tensor, batch_idx: int) -> None:
+        """windows (batch, context + 1): add their NLL (nats) and bytes to the sums."""
+        nll = next_token_nll(self.decoder, windows, reduction="none").double().sum()
+        self._sums.append(torch.stack([nll, self.byte_lengths[windows[:, 1:]].sum()]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Bits per byte = sum of NLL / ln 2 / sum of bytes, over every process."""
+        sums = torch.stack(self._sums).sum(dim=0)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(sums)
+        nll, length = sums.tolist()
+        self.bits_per_byte = nll / math.log(2.0) / length
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, its learning rate set by the schedule before every step."""
+        optimizer = build_optimizer(self.decoder, self.training_config)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, self.training_config)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,118 @@
+"""What a run writes down: one metrics table and TensorBoard curves over four axes."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch.distributed as dist
+from torch import Tensor
+
+from toolkit.training.budget import ComputeBudget
+
+AXES = {"": "step", "_by_tokens": "tokens", "_by_gigaflops": "gigaflops", "_by_milliseconds": "milliseconds"}
+"""Suffix of a TensorBoard tag, and what its horizontal axis then counts.
+
+TensorBoard's axis is a whole number, so FLOPs are in units of 1e9 and seconds of 1e-3."""
+
+LAYOUT = {
+    "loss": {
+        f"against {axis}": ["Multiline", [f"train/loss{suffix}", f"validation/bits_per_byte{suffix}"]]
+        for suffix, axis in AXES.items()
+    }
+}
+
+
+class RunMetrics(lightning.Callback):
+    """Writes ``metrics.jsonl`` and TensorBoard scalars: loss and bits per byte against four axes.
+
+    Also fills TensorBoard's HParams tab: metrics are declared when training starts and set when it
+    ends, so that runs can be compared there.
+
+    Args:
+        folder: the run's folder.
+        budget: the callback that counts FLOPs and tokens.
+        every: steps between two rows.
+        hparams: flat settings by which runs are to be compared.
+    """
+
+    def __init__(self, folder: Path, budget: ComputeBudget, every: int, hparams: dict[str, Any]) -> None:
+        self.folder, self.budget, self.every, self.hparams = folder, budget, every, hparams
+        self.seconds = 0.0  # training time, validation and logging left out
+        self.losses: list[tuple[int, float]] = []
+        self._started = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Declare the HParams tab's metric, the layout of the curves, and why there is no MFU."""
+        if trainer.is_global_zero:
+            self._forget_after(trainer.global_step)
+            trainer.logger.log_hyperparams(self.hparams, {"hp/bits_per_byte": float("nan")})
+            board = trainer.logger.experiment
+            board.add_custom_scalars(LAYOUT)
+            if trainer.strategy.root_device.type == "cpu":
+                board.add_text("mfu", "Not logged: a CPU's peak FLOP/s is not in Lightning's table of chips.")
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Tensor, batch_idx: int) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Tensor, batch_idx: int
+    ) -> None:
+        """Stop the clock; every so often read the loss."""
+        self.seconds += time.perf_counter() - self._started
+        if trainer.global_step % self.every == 0 or trainer.global_step == 1:
+            loss = _mean_over_processes(module.last_loss)
+            self.losses.append((trainer.global_step, loss))
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            self._write(trainer, {"train/loss": loss, "train/learning_rate": rate})
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Write the validation's bits per byte."""
+        if not trainer.sanity_checking:
+            self._write(trainer, {"validation/bits_per_byte": module.bits_per_byte})
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Set the HParams tab's metric."""
+        if trainer.is_global_zero:
+            trainer.logger.experiment.add_scalar("hp/bits_per_byte", module.bits_per_byte, trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"seconds": self.seconds, "losses": self.losses}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.seconds, self.losses = state_dict["seconds"], [tuple(row) for row in state_dict["losses"]]
+
+    def _forget_after(self, step: int) -> None:
+        """Drop the rows that a killed process wrote after the checkpoint this run goes on from."""
+        table = self.folder / "metrics.jsonl"
+        rows = table.read_text().splitlines() if table.exists() else []
+        table.write_text("".join(row + "\n" for row in rows if row.endswith("}") and json.loads(row)["step"] <= step))
+
+    def _write(self, trainer: lightning.Trainer, values: dict[str, float]) -> None:
+        if not trainer.is_global_zero:
+            return
+        at = {
+            "step": trainer.global_step,
+            "tokens": self.budget.tokens,
+            "gigaflops": round(self.budget.spent / 1e9),
+            "milliseconds": round(self.seconds * 1e3),
+        }
+        for tag, value in values.items():
+            for suffix, axis in AXES.items():
+                trainer.logger.experiment.add_scalar(tag + suffix, value, at[axis])
+        with (self.folder / "metrics.jsonl").open("a") as table:
+            table.write(json.dumps({**at, "flops": self.budget.spent, **values}) + "\n")
+
+
+def _mean_over_processes(value: Tensor) -> float:
+    if dist.is_available() and dist.is_initialized():
+        value = value.clone()
+        dist.all_reduce(value)
+        value = value / dist.get_world_size()
+    return value.item()

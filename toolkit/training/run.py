@@ -1,0 +1,199 @@
+"""One training run in one folder: start it, or go on from its last checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, ThroughputMonitor
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from toolkit.data import Corpus
+from toolkit.models import DecoderConfig
+from toolkit.parallel import ParallelConfig
+from toolkit.training.batches import StepBatches
+from toolkit.training.budget import ComputeBudget
+from toolkit.training.config import TrainingConfig
+from toolkit.training.language_model import LanguageModel
+from toolkit.training.metrics import RunMetrics
+from toolkit.training.precision import resolve_precision
+from toolkit.training.progress import ReportProgress
+from toolkit.training.router_monitor import RouterMonitor
+
+LAST = "last.ckpt"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a run reached.
+
+    Attributes:
+        steps, tokens: trained on, over all devices.
+        flops: spent, in the ``exact`` convention.
+        bits_per_byte: of the last validation; not finite if the run diverged.
+        train_loss: nats per token, mean over the last tenth of the recorded steps.
+        seconds: wall-clock of the training steps, this process's.
+        max_violation, token_entropy, dropped_share: of the last recorded step, mean over layers; nan
+            (dropped_share: 0) where there is no MoE.
+    """
+
+    steps: int
+    tokens: int
+    flops: float
+    bits_per_byte: float
+    train_loss: float
+    seconds: float
+    max_violation: float
+    token_entropy: float
+    dropped_share: float
+
+
+def fit(
+    model: DecoderConfig,
+    training: TrainingConfig,
+    corpus: Corpus,
+    folder: Path,
+    budget: float,
+    *,
+    parallel: ParallelConfig | None = None,
+    validation_count: int = 256,
+    hparams: dict[str, Any] | None = None,
+    report: Callable[[int, int], None] | None = None,
+    progress_bar: bool = False,
+) -> Fitted:
+    """Train ``model`` on ``corpus`` until ``budget`` FLOPs are spent, and write its run folder.
+
+    The folder holds ``run.json`` (resolved settings and the corpus' hash), ``metrics.jsonl``,
+    TensorBoard events, ``load.npz`` of the routers and ``checkpoints/``. If it holds a checkpoint, the
+    run goes on from there and sees the batches it would have seen.
+
+    Args:
+        model: the decoder.
+        training: how it is trained; ``steps`` sets the schedule's length.
+        corpus: the tokens.
+        folder: the run's folder; made if absent.
+        budget: training FLOPs, ``exact`` convention.
+        parallel: processes; one by default.
+        validation_count: windows of validation, the same for every run.
+        hparams: flat settings for TensorBoard's HParams tab.
+        report: called with (step, steps) about twice a second.
+        progress_bar: show Lightning's bar.
+
+    Raises:
+        ValueError: if the settings do not fit the corpus or the devices.
+    """
+    parallel = ParallelConfig() if parallel is None else parallel
+    parallel.local_batch(training.batch_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    precision = resolve_precision(training.precision, parallel.accelerator)
+    settings = {"model": model.to_dict(), "training": asdict(training), "parallel": asdict(parallel)}
+    _write_json(
+        folder / "run.json",
+        {**settings, "budget": budget, "precision": precision, "corpus": corpus.digest, "validation": validation_count},
+    )
+    lightning.seed_everything(training.seed, verbose=False)
+    module = LanguageModel(model, training, torch.from_numpy(corpus.tokenizer.byte_lengths))
+    data = StepBatches(corpus.train, corpus.validation, training, validation_count)
+    counter = ComputeBudget(budget)
+    metrics = RunMetrics(folder, counter, training.log_every, hparams or {})
+    monitor = RouterMonitor(folder, training.log_every)
+    callbacks = [counter, metrics, monitor, _checkpoints(folder, training), _throughput(training, parallel)]
+    if report is not None:
+        callbacks.append(ReportProgress(report, training.steps))
+    _quiet()
+    trainer = lightning.Trainer(
+        accelerator=parallel.accelerator,
+        devices=parallel.devices,
+        num_nodes=parallel.num_nodes,
+        strategy=parallel.lightning_strategy,
+        precision=precision,  # type: ignore[arg-type]
+        logger=TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
+        callbacks=callbacks,
+        max_epochs=-1,  # ComputeBudget ends the run
+        gradient_clip_val=training.gradient_clip,
+        val_check_interval=math.ceil(training.steps / training.evaluations),  # and at the end, whenever that is
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # batches are each process's own already
+        log_every_n_steps=training.log_every,
+        enable_progress_bar=progress_bar,
+        enable_model_summary=False,
+    )
+    last = folder / "checkpoints" / LAST
+    trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
+    if module.bits_per_byte is None:  # the checkpoint was the finished run's, so nothing was left to train
+        trainer.validate(module, data, verbose=False)
+    return _fitted(trainer, module, counter, metrics, monitor)
+
+
+def _checkpoints(folder: Path, training: TrainingConfig) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        folder / "checkpoints",
+        filename="step{step}",
+        auto_insert_metric_name=False,
+        train_time_interval=timedelta(minutes=training.checkpoint_minutes),
+        save_last=True,
+    )
+
+
+def _throughput(training: TrainingConfig, parallel: ParallelConfig) -> ThroughputMonitor:
+    local = training.batch_size // parallel.world_size
+    return ThroughputMonitor(
+        batch_size_fn=lambda batch: local,
+        length_fn=lambda batch: local * training.context,
+        window_size=10,
+    )
+
+
+def _fitted(
+    trainer: lightning.Trainer,
+    module: LanguageModel,
+    counter: ComputeBudget,
+    metrics: RunMetrics,
+    monitor: RouterMonitor,
+) -> Fitted:
+    tail = [loss for step, loss in metrics.losses if step > 0.9 * trainer.global_step]
+    layers = list(monitor.last.values())
+
+    def mean(values: list[float], empty: float) -> float:
+        return sum(values) / len(values) if values else empty
+
+    return Fitted(
+        steps=trainer.global_step,
+        tokens=counter.tokens,
+        flops=counter.spent,
+        bits_per_byte=module.bits_per_byte if module.bits_per_byte is not None else math.nan,
+        train_loss=mean(tail, math.nan),
+        seconds=metrics.seconds,
+        max_violation=mean([stats.max_violation for stats in layers], math.nan),
+        token_entropy=mean([stats.entropy for stats in layers], math.nan),
+        dropped_share=mean([stats.dropped for stats in layers], 0.0),
+    )
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _quiet() -> None:
+    """Silence what Lightning says of choices made on purpose."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*GPU available but not used.*",
+        ".*Starting from v1.9.0.*",
+        ".*Found .* module.* in eval mode.*",
+        ".*isn't wrapped in.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*litlogger.*",
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,39 @@
+"""The unit of compute accounting: what one operator multiplies and adds over one sequence.
+
+Every operator states its own work beside its code; ``toolkit.compute`` only sums. Only matrix
+products are work: norms, softmax, top-k and sorting are taken as free, as in Hoffmann et al. 2022
+(arXiv 2203.15556, appendix F) and Chowdhery et al. 2022 (arXiv 2204.02311, appendix B).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BACKWARD = 2.0
+"""A product's backward pass is two products of the same size: one for each operand's gradient."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-adds of one operator's forward pass over one sequence.
+
+    Attributes:
+        kind: what the work is for: ``"attention"`` (projections), ``"scores"`` (query-key and
+            weight-value products), ``"feed_forward"``, ``"experts"``, ``"router"``, ``"head"``.
+        needed: what the definition asks for: visible (query, key) pairs, routed tokens.
+        square: the same had no pair been masked.
+        computed: what the backend runs: whole tiles, padding included.
+        computed_backward: multiply-adds the backend runs backward for each one it ran forward,
+            recomputation included. The other conventions charge ``BACKWARD`` whatever it does.
+    """
+
+    kind: str
+    needed: int
+    square: int
+    computed: int
+    computed_backward: float = BACKWARD
+
+    @classmethod
+    def dense(cls, kind: str, multiply_adds: int) -> Work:
+        """Work of a plain matrix product, which is the same in every convention."""
+        return cls(kind, multiply_adds, multiply_adds, multiply_adds)
