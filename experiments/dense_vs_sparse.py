@@ -1,8 +1,8 @@
 """Does sparsity pay at equal compute? Dense, MoE and MoE with a sliding window, on an isoFLOP grid.
 
-    python experiments/dense_vs_sparse.py --preset demo
-    python experiments/dense_vs_sparse.py --preset laptop --dry-run
-    python experiments/dense_vs_sparse.py --preset gpu --devices 8 --strategy ddp --grid.seeds 5
+python experiments/dense_vs_sparse.py --preset demo
+python experiments/dense_vs_sparse.py --preset laptop --dry-run
+python experiments/dense_vs_sparse.py --preset gpu --devices 8 --strategy ddp --grid.seeds 5
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from toolkit.scaling.isoflop import finite_runs
 
 PRESETS = Path(__file__).parent / "presets"
 TITLE = "Dense against sparse at equal compute"
-QUESTION = "At the same training FLOPs, and in the same time on this machine, does a sparse decoder predict text better?"
+QUESTION = (
+    "At the same training FLOPs, and in the same time on this machine, does a sparse decoder predict text better?"
+)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Plan, train what is not trained yet, and write the report."""
     study, dry_run = read_study(arguments, PRESETS, __doc__ or "")
     console = Console(quiet=not is_main_process(), width=None if Console().is_terminal else 140)
+    if not dry_run:
+        study.claim_folder()
     study.print_plan(console)
     if dry_run:
         return

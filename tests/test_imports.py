@@ -44,9 +44,7 @@ def forbidden(source: str, room: str, package: str) -> set[str]:
     """The imports of ``source``, a module of ``room``, that do not lead down (or stay in the room)."""
     rooms = {name: name.split(".")[1] for name in imported_modules(source, package) if name.startswith("toolkit.")}
     return {
-        name
-        for name, target in rooms.items()
-        if target in FLOOR and target != room and FLOOR[target] >= FLOOR[room]
+        name for name, target in rooms.items() if target in FLOOR and target != room and FLOOR[target] >= FLOOR[room]
     }
 
 
@@ -82,8 +80,6 @@ def test_layers_routing_and_attention_import_nothing_heavy() -> None:
         "import sys, toolkit.layers, toolkit.routing, toolkit.attention\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "[]"

@@ -25,7 +25,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
 def repeat_heads(x: Tensor, heads: int) -> Tensor:
     from transformers.models.llama.modeling_llama import repeat_kv
 
-    return repeat_kv(x, heads // x.shape[1])  # type: ignore[no-any-return]
+    return repeat_kv(x, heads // x.shape[1])
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
@@ -53,6 +53,7 @@ def test_a_hugging_face_sliding_window_gives_the_same_attention(window: int) -> 
     mask = hf.sdpa_mask(
         1, 9, 9, mask_function=hf.sliding_window_causal_mask_function(window), allow_is_causal_skip=False
     )
+    assert mask is not None
     out, _ = reference_attention(q, k, v, SlidingWindow.from_hf(window), scale=0.5)
     torch.testing.assert_close(out, sdpa(q, k, v, mask, scale=0.5), rtol=0, atol=1e-12)
 
@@ -71,8 +72,8 @@ def test_lse_is_the_natural_logarithm_of_the_sum_of_exponentials() -> None:
 
 def test_rows_that_see_nothing_give_zeros_minus_infinity_and_zero_gradients() -> None:
     q, k, v = draw(6, 6)
-    where = {"q_start": 0, "kv_start": 3}  # rows 0, 1 and 2 stand before every key
-    out, lse = reference_attention(q, k, v, Causal(), 1.0, **where)
+    where = 0, 3  # rows 0, 1 and 2 stand before every key
+    out, lse = reference_attention(q, k, v, Causal(), 1.0, *where)
     assert (out[:, :, :3] == 0).all()
     assert (lse[:, :, :3] == -torch.inf).all()
     assert torch.isfinite(lse[:, :, 3:]).all()
@@ -80,7 +81,7 @@ def test_rows_that_see_nothing_give_zeros_minus_infinity_and_zero_gradients() ->
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
     assert (gradients[0][:, :, :3] == 0).all()
     assert (gradients[0][:, :, 3:] != 0).any()
-    mask = Causal().mask(6, 6, **where)
+    mask = Causal().mask(6, 6, *where)
     theirs = sdpa(q, repeat_heads(k, 4), repeat_heads(v, 4), mask, scale=1.0)
     torch.testing.assert_close(out, theirs, rtol=0, atol=1e-12)
 
@@ -105,4 +106,4 @@ def test_autocast_does_not_lower_it() -> None:
 
 def test_second_derivatives_are_right() -> None:
     q, k, v = draw(3, 4, heads=2, kv_heads=1, head_dim=2, batch=1)
-    assert torch.autograd.gradgradcheck(lambda *x: reference_attention(*x, Causal(), 0.5), (q, k, v))
+    assert torch.autograd.gradgradcheck(lambda q, k, v: reference_attention(q, k, v, Causal(), 0.5), (q, k, v))

@@ -71,7 +71,11 @@ def test_a_tokens_repeated_expert_keeps_its_order(multiple: int) -> None:
     # Stable: equal experts stay as they came, so sums over rows come out the same on every run.
     logits = torch.zeros(3, 2)
     assignment = Assignment(
-        torch.tensor([0, 1, 1, 2]), torch.tensor([1, 0, 1, 1]), torch.tensor([1.0, 2.0, 3.0, 4.0]), logits, logits
+        torch.tensor([0, 1, 1, 2]),
+        torch.tensor([1, 0, 1, 1]),
+        torch.tensor([1.0, 2.0, 3.0, 4.0]),
+        logits,
+        logits,
     )
     rows = sort_by_expert(assignment, multiple)
     assert rows.weight[rows.weight != 0].tolist() == [2.0, 1.0, 3.0, 4.0]

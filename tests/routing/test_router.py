@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +46,7 @@ def test_plain_gates_are_olmoes(top_k: int, normalize: bool) -> None:
 @pytest.mark.parametrize("top_k", [1, 3, 5])
 def test_each_token_goes_to_its_highest_experts_with_their_probabilities(top_k: int) -> None:
     router = TopKRouter(6, 5, top_k, normalize=False)
+    router.requires_grad_(False)
     x = torch.randn(9, 6)
     assignment = router(x)
     assert assignment.token.tolist() == [t for t in range(9) for _ in range(top_k)]
@@ -98,7 +99,7 @@ def test_gradcheck_of_gates_and_losses_in_fp64(normalize: bool) -> None:
     router = TopKRouter(3, 4, 2, normalize).double()
     x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     # The finite differences must not change which experts are chosen.
-    ordered = router(x).probabilities.sort(dim=-1).values
+    ordered = router(x).probabilities.detach().sort(dim=-1).values
     assert float((ordered[:, 2] - ordered[:, 1]).min()) > 1e-3
 
     def outputs(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
@@ -170,12 +171,13 @@ def test_relabelling_the_experts_relabels_the_choice() -> None:
 def test_at_the_start_logits_of_normalised_tokens_have_unit_variance() -> None:
     router = TopKRouter(256, 64, 2)
     x = torch.nn.functional.rms_norm(torch.randn(512, 256), (256,))
-    assert float(router(x).logits.std()) == pytest.approx(1.0, rel=0.03)
+    assert float(router(x).logits.detach().std()) == pytest.approx(1.0, rel=0.03)
 
 
 def test_no_token_at_all_is_an_empty_assignment() -> None:
     assignment = TopKRouter(6, 4, 2).eval()(torch.randn(0, 6))
-    assert assignment.indices.shape == (0, 2)
+    assert assignment.token.shape == assignment.expert.shape == assignment.weight.shape == (0,)
+    assert assignment.tokens == 0
 
 
 def test_its_work_is_one_product_of_every_token_with_every_expert() -> None:
@@ -193,6 +195,6 @@ def test_its_work_is_one_product_of_every_token_with_every_expert() -> None:
         ({"top_k": 5}, r"top_k=5: it must be between 1 and num_experts=4"),
     ],
 )
-def test_bad_sizes_are_named(settings: dict[str, int], named: str) -> None:
+def test_bad_sizes_are_named(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        TopKRouter(**SimpleNamespace(**{"dim": 6, "num_experts": 4, "top_k": 2, **settings}).__dict__)
+        TopKRouter(**{"dim": 6, "num_experts": 4, "top_k": 2, **settings})

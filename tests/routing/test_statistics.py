@@ -114,7 +114,9 @@ def test_it_holds_no_graph_and_sums_large_numbers_exactly() -> None:
     assert (many + one).counts.tolist() == [2.0**40 + 1] * 4  # fp32 would lose the 1
 
 
-def test_without_processes_all_reduce_changes_nothing_and_with_them_it_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_processes_all_reduce_changes_nothing_and_with_them_it_adds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     here, there = (RoutingStats.of(assigned(drawn(seed, 7, 4), 2)) for seed in (1, 2))
     assert here.all_reduce() is here
     alone = here.pack().clone()

@@ -1,8 +1,8 @@
 """Attention that skips work: patterns, the blocks they visit, and the functions that compute them.
 
-    from toolkit.attention import attention, Causal, SlidingWindow
+from toolkit.attention import attention, Causal, SlidingWindow
 
-    out = attention(q, k, v, Causal() & SlidingWindow(512))
+out = attention(q, k, v, Causal() & SlidingWindow(512))
 """
 
 from toolkit.attention.cache import KeyValueCache

@@ -54,7 +54,7 @@ class _Blockwise(torch.autograd.Function):
         biases: tuple[Tensor | None, ...],
     ) -> tuple[Tensor, Tensor]:
         compute = torch.promote_types(q.dtype, torch.float32)
-        batch, kv_heads = k.shape[:2]
+        batch = k.shape[0]
         with torch.autocast(q.device.type, enabled=False):
             grouped, keys, values = _grouped(q, k, v, compute, scale / LN_2)
             out = grouped.new_zeros(*grouped.shape[:3], v.shape[-1])

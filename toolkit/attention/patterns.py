@@ -137,15 +137,15 @@ class Window(Pattern):
     FlashAttention's ``window_size=(left, right)`` means exactly this.
 
     Raises:
-        ValueError: if a side is below -1.
+        ValueError: if a side is no integer or below -1.
     """
 
     left: int
     right: int
 
     def __post_init__(self) -> None:
-        require(self.left >= -1, "left", self.left, "0 or more, or -1 for no bound")
-        require(self.right >= -1, "right", self.right, "0 or more, or -1 for no bound")
+        for name, side in (("left", self.left), ("right", self.right)):
+            require(isinstance(side, int) and side >= -1, name, side, "an integer of 0 or more, or -1 for no bound")
 
     def visible(self, query: Tensor, key: Tensor) -> Tensor:
         """-left <= j - i <= right."""
@@ -166,13 +166,13 @@ class SlidingWindow(Pattern):
     factor of two; use :meth:`from_flash` and :meth:`from_hf`.
 
     Raises:
-        ValueError: if ``width`` is not positive.
+        ValueError: if ``width`` is not a positive integer.
     """
 
     width: int
 
     def __post_init__(self) -> None:
-        require(self.width > 0, "width", self.width, "positive (it counts the query's own key)")
+        require(isinstance(self.width, int) and self.width > 0, "width", self.width, "a positive integer")
 
     @staticmethod
     def from_flash(left: int, right: int) -> Pattern:

@@ -84,7 +84,7 @@ def _reference_backends(decoder: Decoder, calls: list[_Call]) -> Iterator[None]:
             expert.backend = backend
 
 
-def _attention_flops(call: _Call) -> tuple[int, int]:
+def _attention_flops(call: _Call) -> tuple[float, float]:
     """FLOPs of the reference attention alone at these shapes, forward and backward."""
     q, k, v = (torch.zeros(shape, dtype=call.dtype, requires_grad=True) for shape in call.shapes)
     out, forward = _counted(lambda: attention(q, k, v, backend="reference"))
@@ -92,7 +92,7 @@ def _attention_flops(call: _Call) -> tuple[int, int]:
     return forward, backward
 
 
-def _counted(run: Callable[[], Any]) -> tuple[Any, int]:
+def _counted(run: Callable[[], Any]) -> tuple[Any, float]:
     with FlopCounterMode(display=False) as counter:
         result = run()
-    return result, counter.get_total_flops()
+    return result, float(counter.get_total_flops())

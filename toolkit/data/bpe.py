@@ -105,9 +105,7 @@ class BPETokenizer:
         try:
             return cls(read(str(path)))
         except Exception as error:  # the library raises no narrower class
-            raise ValueError(
-                f"{path} is damaged ({error}): delete its folder to have it made again"
-            ) from error
+            raise ValueError(f"{path} is damaged ({error}): delete its folder to have it made again") from error
 
     def save(self, path: Path) -> None:
         """Write the tokenizer as one JSON file, which the ``tokenizers`` library reads too."""

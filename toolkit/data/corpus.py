@@ -132,9 +132,7 @@ def _digest(config: CorpusConfig, documents: Sequence[Document]) -> str:
     return hasher.hexdigest()
 
 
-def _write(
-    config: CorpusConfig, train: Sequence[Document], validation: Sequence[Document], folder: Path
-) -> None:
+def _write(config: CorpusConfig, train: Sequence[Document], validation: Sequence[Document], folder: Path) -> None:
     tokenizer: Tokenizer = ByteTokenizer()
     if config.tokenizer == "bpe":
         trained = BPETokenizer.train((document.text for document in train), config.vocab_size)

@@ -30,9 +30,7 @@ def publish(folder: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
-        raise ValueError(
-            f"cache_dir={str(cache)!r}: it must be a folder that can be written to ({error})"
-        ) from error
+        raise ValueError(f"cache_dir={str(cache)!r}: it must be a folder that can be written to ({error})") from error
     try:
         yield temporary
         for written in (*temporary.iterdir(), temporary):
@@ -80,7 +78,5 @@ def open_tokens(folder: Path, split: str) -> Tokens:
     try:
         tokens: Tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): delete its folder to have it prepared again"
-        ) from error
+        raise ValueError(f"{path} is damaged ({error}): delete its folder to have it prepared again") from error
     return tokens

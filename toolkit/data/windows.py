@@ -82,9 +82,7 @@ class TokenWindows:
 
     def _draw(self, epoch: int) -> Starts:
         # Raw bits and a sort: numpy keeps these from release to release, but not Generator.permutation.
-        bits = np.random.PCG64(np.random.SeedSequence((self._seed, epoch))).random_raw(
-            self.windows_per_epoch + 1
-        )
+        bits = np.random.PCG64(np.random.SeedSequence((self._seed, epoch))).random_raw(self.windows_per_epoch + 1)
         offset = int(bits[0]) % self._offsets
         order = np.argsort(bits[1:], kind="stable")
         return order * self._context + offset

@@ -91,7 +91,8 @@ class MoE(nn.Module):
     def work(self, seq_len: int) -> list[Work]:
         """The router, ``top_k`` experts a token, and the shared experts."""
         shared = [] if self.shared is None else self.shared.work(seq_len)
-        return [*self.router.work(seq_len), *self.experts.work(seq_len * self.top_k), *shared]
+        routed: list[Work] = self.router.work(seq_len)  # type: ignore[operator]  # a router is any module
+        return [*routed, *self.experts.work(seq_len * self.top_k), *shared]
 
 
 def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:

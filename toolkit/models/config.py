@@ -21,7 +21,7 @@ class AttentionConfig:
         rope_base: theta of the rotary embedding; None for no position information.
 
     Raises:
-        ValueError: if heads do not fit together or the pattern is not understood.
+        ValueError: if a setting is not positive, heads do not fit together or the pattern is not understood.
     """
 
     heads: int = 1
@@ -32,6 +32,9 @@ class AttentionConfig:
 
     def __post_init__(self) -> None:
         require_positive(heads=self.heads)
+        for name in ("kv_heads", "head_dim", "rope_base"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, value, "positive, or None")
         kv_heads = self.kv_heads or self.heads
         require(self.heads % kv_heads == 0, "heads", self.heads, f"a multiple of kv_heads={kv_heads}")
         parse_pattern(self.pattern)

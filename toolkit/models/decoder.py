@@ -81,7 +81,12 @@ class Decoder(nn.Module):
             ValueError: if the prompt is empty, ``max_new_tokens`` or ``top_k`` not positive, or
                 ``temperature`` negative.
         """
-        require(input_ids.ndim == 2 and input_ids.shape[1] > 0, "input_ids.shape", tuple(input_ids.shape), "(batch, length) with a prompt of at least one token")  # noqa: E501
+        require(
+            input_ids.ndim == 2 and input_ids.shape[1] > 0,
+            "input_ids.shape",
+            tuple(input_ids.shape),
+            "(batch, length) with a prompt of at least one token",
+        )
         require_positive(max_new_tokens=max_new_tokens)
         require(temperature >= 0, "temperature", temperature, "0 or more")
         require(top_k is None or top_k > 0, "top_k", top_k, "positive, or None")

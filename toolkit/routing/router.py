@@ -71,7 +71,8 @@ class TopKRouter(nn.Module):
             if self.normalize:
                 gates = gates / gates.sum(dim=-1, keepdim=True)
             expert = experts.flatten()
-            losses = {loss.name: loss(logits, probabilities, expert) for loss in self.losses} if self.training else {}
+            active = self.losses if self.training else ()
+            losses = {str(loss.name): loss(logits, probabilities, expert) for loss in active}
         token = torch.arange(x.shape[0], device=x.device).repeat_interleave(self.top_k)
         return Assignment(token, expert, gates.flatten(), logits, probabilities, losses)
 

@@ -160,8 +160,7 @@ def _minimum_limits(minima: Sequence[IsoFLOPMinimum]) -> list[str]:
     found = []
     if edge:
         found.append(
-            f"The best measured size is at the edge of the grid for {_join(edge)}: a size beyond it "
-            "may do better."
+            f"The best measured size is at the edge of the grid for {_join(edge)}: a size beyond it may do better."
         )
     if unfitted:
         found.append(
@@ -199,15 +198,12 @@ def _multiplier_limits(multipliers: Sequence[ComputeMultiplier]) -> list[str]:
     intervals = sum(estimate.low is not None for _, estimate in claims)
     if intervals > 1:
         found.append(
-            f"Each of the {intervals} intervals is a 95% one by itself; that all of them hold the truth is "
-            "less likely."
+            f"Each of the {intervals} intervals is a 95% one by itself; that all of them hold the truth is less likely."
         )
     return found
 
 
-def _run_limits(
-    rows: Sequence[RunResult], diverged: Sequence[RunResult], planned_runs: Sequence[str]
-) -> list[str]:
+def _run_limits(rows: Sequence[RunResult], diverged: Sequence[RunResult], planned_runs: Sequence[str]) -> list[str]:
     ended = {row.run for row in rows}
     repeated = [row for row in rows if row.epochs > 1]
     off = [f"`{row.run}`" for row in rows if abs(row.flops_spent / row.flops_planned - 1) > _FLOPS_TOLERANCE]

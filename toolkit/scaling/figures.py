@@ -65,9 +65,7 @@ def plot_isoflop(rows: Sequence[RunResult], path: Path) -> ReportFigure:
     return _save(figure, path, caption)
 
 
-def plot_frontier(
-    rows: Sequence[RunResult], path: Path, multipliers: Sequence[ComputeMultiplier] = ()
-) -> ReportFigure:
+def plot_frontier(rows: Sequence[RunResult], path: Path, multipliers: Sequence[ComputeMultiplier] = ()) -> ReportFigure:
     """Draw the best loss against compute (left) and against seconds (right), a line for each family.
 
     Each of ``multipliers`` is drawn as a dotted line from the sparse family's best to the baseline's
@@ -131,9 +129,7 @@ def plot_expert_load(load: Mapping[str, Array], steps: Array, path: Path, run: s
             shares.shape,
             f"(records, experts) with records = len(steps) = {len(steps)}, at least 2",
         )
-        require(
-            np.allclose(shares.sum(axis=1), 1, atol=1e-3), f"load[{name!r}]", shares, "shares that sum to 1"
-        )
+        require(np.allclose(shares.sum(axis=1), 1, atol=1e-3), f"load[{name!r}]", shares, "shares that sum to 1")
     figure = _blank(7.2, 0.8 + sum(max(1.0, 0.2 * shares.shape[1]) for shares in load.values()))
     axes = np.atleast_1d(figure.subplots(len(load), 1, sharex=True))
     for axis, (name, shares) in zip(axes, load.items(), strict=True):
@@ -278,10 +274,7 @@ def _legend(figure: Figure, cells: Sequence[Cell], extra: Sequence[tuple[str, st
         axis.plot([], [], color=colour, marker=marker, ms=5, lw=1.6, label=family)[0]
         for family, (colour, marker) in _looks(cells).items()
     ]
-    handles += [
-        axis.plot([], [], marker, color="white", mec="black", ms=10, label=label)[0]
-        for marker, label in extra
-    ]
+    handles += [axis.plot([], [], marker, color="white", mec="black", ms=10, label=label)[0] for marker, label in extra]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
 
 

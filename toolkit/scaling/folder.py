@@ -52,7 +52,10 @@ class StudyFolder:
         if self.settings.exists():
             changed = _first_difference(self.settings.read_text(), settings)
             require(
-                not changed, "out", str(self.path), f"another folder: this one holds a study with other settings ({changed})"
+                not changed,
+                "out",
+                str(self.path),
+                f"another folder: this one holds a study with other settings ({changed})",
             )
         else:
             write_atomically(self.settings, settings)

@@ -99,9 +99,7 @@ def compute_multiplier(
     present = tuple(dict.fromkeys(cell.family for cell in cells))
     require(family in present, "family", family, f"one that has runs: {', '.join(present)}")
     require(baseline in present, "baseline", baseline, f"one that has runs: {', '.join(present)}")
-    dense_cells, sparse_cells = (
-        [cell for cell in cells if cell.family == name] for name in (baseline, family)
-    )
+    dense_cells, sparse_cells = ([cell for cell in cells if cell.family == name] for name in (baseline, family))
     generator = np.random.default_rng(seed)
     dense = frontiers(dense_cells, _draw(dense_cells, noise, resamples, generator))
     sparse = frontiers(sparse_cells, _draw(sparse_cells, noise, resamples, generator))
@@ -128,9 +126,7 @@ def frontiers(cells: Sequence[Cell], losses: Array | None = None) -> Frontiers:
     return Frontiers(
         budgets=tuple(columns),
         flops=Frontier(log_budgets, log_minima, np.broadcast_to(log_budgets, log_minima.shape), log_minima),
-        seconds=Frontier(
-            log_seconds, log_losses, log_seconds[lowest], np.take_along_axis(log_losses, lowest, axis=1)
-        ),
+        seconds=Frontier(log_seconds, log_losses, log_seconds[lowest], np.take_along_axis(log_losses, lowest, axis=1)),
     )
 
 
@@ -139,9 +135,7 @@ def _curve_loss(cells: list[Cell], losses: Array) -> Array:
     return curve_minima(np.log([cell.size for cell in cells]), losses)[1]
 
 
-def _draw(
-    cells: list[Cell], noise: SeedNoise | None, resamples: int, generator: np.random.Generator
-) -> Array:
+def _draw(cells: list[Cell], noise: SeedNoise | None, resamples: int, generator: np.random.Generator) -> Array:
     """Draw cell means (1 + resamples, cells): first as measured, then noisy if the noise is known.
 
     A draw with a loss not above 0 (at one degree of freedom the deviation may be drawn very large)
@@ -158,9 +152,7 @@ def _draw(
     return np.concatenate([means, drawn])
 
 
-def _multiplier(
-    dense: Frontiers, sparse: Frontiers, at: int, family: str, baseline: str
-) -> ComputeMultiplier:
+def _multiplier(dense: Frontiers, sparse: Frontiers, at: int, family: str, baseline: str) -> ComputeMultiplier:
     """Read off both multipliers at the sparse family's budget number ``at``."""
     loss = sparse.flops.loss[:, at]
     log_seconds = sparse.seconds.best_cost[:, at]

@@ -77,6 +77,7 @@ class SweepProgress:
             f"{row.flops_spent / run.budget:.4f} of its budget, {row.seconds_wall:.0f} s; {left}",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
 
     def _time_left(self) -> str:

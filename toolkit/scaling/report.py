@@ -65,9 +65,7 @@ class StudyDescription:
     baseline: str = "dense"
 
 
-def study_multipliers(
-    rows: Sequence[RunResult], baseline: str, *, resamples: int = 2000
-) -> list[ComputeMultiplier]:
+def study_multipliers(rows: Sequence[RunResult], baseline: str, *, resamples: int = 2000) -> list[ComputeMultiplier]:
     """Compute the multiplier of every other family; none where there is nothing to compare."""
     families = dict.fromkeys(row.family for row in rows)
     if baseline not in families:
@@ -124,9 +122,7 @@ def write_report(
 
 
 def _answer_section(multipliers: Sequence[ComputeMultiplier], study: StudyDescription) -> list[str]:
-    nothing = [
-        f"Nothing to compare: there are no finished runs of `{study.baseline}` beside another family's."
-    ]
+    nothing = [f"Nothing to compare: there are no finished runs of `{study.baseline}` beside another family's."]
     return [f"**Question.** {study.question}", "## Answer", *(answer(multipliers) or nothing)]
 
 
@@ -219,8 +215,7 @@ def _study_section(study: StudyDescription) -> list[str]:
     return [
         "## The study",
         _bullets([*facts, *(f"Corpus: {line}" for line in study.corpus), *study.conventions]),
-        "<details><summary>Resolved configuration</summary>\n\n"
-        f"```yaml\n{study.config.strip()}\n```\n\n</details>",
+        f"<details><summary>Resolved configuration</summary>\n\n```yaml\n{study.config.strip()}\n```\n\n</details>",
     ]
 
 

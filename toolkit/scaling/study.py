@@ -105,7 +105,7 @@ class Study:
         console.print(
             f"{sum(run.flops['exact'] for run in self.runs):.3g} FLOPs in all; training takes about "
             f"{total / self.resolved_workers / 60:.1f} minutes with {self.resolved_workers} runs at once "
-            f"({total / 60:.1f} one by one; step times from {len(set(self.seconds.values()))} timed models)",
+            f"({total / 60:.1f} one by one; each model timed for a few throw-away steps)",
             highlight=False,
         )
 
@@ -123,14 +123,17 @@ class Study:
             f"{run.training.steps * self.seconds[run.name]:.0f}",
         )
 
-    def run(self) -> list[RunResult]:
-        """Train whatever is not finished yet; all finished rows, in planned order.
+    def claim_folder(self) -> None:
+        """Make the folder this study's, before anything long begins.
 
         Raises:
-            ValueError: if the folder holds another study or cannot be written.
+            ValueError: if it holds another study or cannot be written.
         """
         if is_main_process():
             self.folder.claim(self.settings)
+
+    def run(self) -> list[RunResult]:
+        """Train whatever is not finished yet; all finished rows, in planned order."""
         settings = SweepSettings(
             self.folder,
             self.corpus,
@@ -149,7 +152,8 @@ class Study:
             question=question,
             config=self.settings,
             corpus=(*self.prepared.report.summary().splitlines(), f"hash {self.prepared.digest[:16]}"),
-            machine=f"{_processor()}, {_cores()} cores; {self.resolved_workers} runs at once, {self.threads} threads each",
+            machine=f"{_processor()}, {_cores()} cores; {self.resolved_workers} runs at once, {self.threads} threads "
+            "each",
             precision=resolve_precision(self.training.precision, self.parallel.accelerator),
             conventions=(
                 "FLOPs are training FLOPs in the `exact` convention: matrix products only, over visible (query, key) "

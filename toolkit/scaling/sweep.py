@@ -69,9 +69,7 @@ def step_seconds(runs: Sequence[PlannedRun], folder: StudyFolder, threads: int) 
     return {run.name: known[_cell(run)] for run in runs}
 
 
-def run_sweep(
-    runs: Sequence[PlannedRun], settings: SweepSettings, seconds: dict[str, float]
-) -> list[RunResult]:
+def run_sweep(runs: Sequence[PlannedRun], settings: SweepSettings, seconds: dict[str, float]) -> list[RunResult]:
     """Execute every run that the table does not hold yet; return all finished rows in planned order.
 
     A killed sweep is gone on with by calling this again: finished runs are not run again, and a run

@@ -54,9 +54,7 @@ class ResultsTable:
         with _locked(self.path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX) as descriptor:
             text = _read_all(descriptor)
             rows, whole = self._parse(text)
-            require(
-                all(row.run != result.run for row in rows), "run", result.run, f"a run not yet in {self.path}"
-            )
+            require(all(row.run != result.run for row in rows), "run", result.run, f"a run not yet in {self.path}")
             os.ftruncate(descriptor, whole)
             os.lseek(descriptor, whole, os.SEEK_SET)
             _write_all(descriptor, line if whole else _line(_COLUMNS) + line)
@@ -89,8 +87,7 @@ class ResultsTable:
             tail = body.pop() + b"\n"
         if tail:
             warnings.warn(
-                f"{self.path}: the last line is torn and is not a finished run: "
-                f"{tail.decode(errors='replace')!r}",
+                f"{self.path}: the last line is torn and is not a finished run: {tail.decode(errors='replace')!r}",
                 stacklevel=3,
             )
         rows = [self._row(number, line) for number, line in enumerate(body, start=2)]

@@ -19,10 +19,10 @@ from toolkit.training.step import next_token_nll, training_loss
 if TYPE_CHECKING:
     from toolkit.training.batches import StepBatches
     from toolkit.training.budget import ComputeBudget
-    from toolkit.training.run import Fitted, fit
     from toolkit.training.language_model import LanguageModel
     from toolkit.training.metrics import RunMetrics
     from toolkit.training.router_monitor import RouterMonitor
+    from toolkit.training.run import Fitted, fit
 
 _NEED_LIGHTNING = {
     "ComputeBudget": "budget",

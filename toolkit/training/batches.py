@@ -33,7 +33,7 @@ class StepBatches(lightning.LightningDataModule):
 
     def train_dataloader(self) -> _FromStep:
         """An endless stream of (batch / world size, context + 1)."""
-        trainer = self.trainer
+        trainer = self._attached()
         windows = TokenWindows(
             self.train,
             self.config.context,
@@ -46,9 +46,15 @@ class StepBatches(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """This process's share of the validation windows, in batches."""
-        mine = self.windows[self.trainer.global_rank :: self.trainer.world_size]
-        batches = mine.split(max(self.config.batch_size // self.trainer.world_size, 16))
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        trainer = self._attached()
+        mine = self.windows[trainer.global_rank :: trainer.world_size]
+        batches = mine.split(max(self.config.batch_size // trainer.world_size, 16))
+        return DataLoader(batches, batch_size=None)
+
+    def _attached(self) -> lightning.Trainer:
+        if self.trainer is None:
+            raise ValueError("trainer=None: pass this data module to a Trainer, which says which batches are its own")
+        return self.trainer
 
 
 class _FromStep:

@@ -40,6 +40,7 @@ class LanguageModel(lightning.LightningModule):
         self.last_loss = torch.tensor(math.nan)  # nats per token of the last training batch, this process
         self.bits_per_byte: float | None = None  # of the last validation, over all processes
         lengths = torch.ones(model.vocab_size) if byte_lengths is None else byte_lengths
+        self.byte_lengths: Tensor
         self.register_buffer("byte_lengths", lengths.double(), persistent=False)
         self._sums: list[Tensor] = []
         self.save_hyperparameters({"model": model.to_dict(), "training": asdict(training)})

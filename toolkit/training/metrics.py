@@ -11,6 +11,7 @@ import lightning
 import torch.distributed as dist
 from torch import Tensor
 
+from toolkit.training.board import board, tensorboard_logger
 from toolkit.training.budget import ComputeBudget
 
 AXES = {"": "step", "_by_tokens": "tokens", "_by_gigaflops": "gigaflops", "_by_milliseconds": "milliseconds"}
@@ -49,11 +50,10 @@ class RunMetrics(lightning.Callback):
         """Declare the HParams tab's metric, the layout of the curves, and why there is no MFU."""
         if trainer.is_global_zero:
             self._forget_after(trainer.global_step)
-            trainer.logger.log_hyperparams(self.hparams, {"hp/bits_per_byte": float("nan")})
-            board = trainer.logger.experiment
-            board.add_custom_scalars(LAYOUT)
+            tensorboard_logger(trainer).log_hyperparams(self.hparams, {"hp/bits_per_byte": float("nan")})
+            board(trainer).add_custom_scalars(LAYOUT)
             if trainer.strategy.root_device.type == "cpu":
-                board.add_text("mfu", "Not logged: a CPU's peak FLOP/s is not in Lightning's table of chips.")
+                board(trainer).add_text("mfu", "Not logged: a CPU's peak FLOP/s is not in Lightning's table of chips.")
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Tensor, batch_idx: int) -> None:
         """Start the clock."""
@@ -78,7 +78,7 @@ class RunMetrics(lightning.Callback):
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
         """Set the HParams tab's metric."""
         if trainer.is_global_zero:
-            trainer.logger.experiment.add_scalar("hp/bits_per_byte", module.bits_per_byte, trainer.global_step)
+            board(trainer).add_scalar("hp/bits_per_byte", module.bits_per_byte, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -105,7 +105,7 @@ class RunMetrics(lightning.Callback):
         }
         for tag, value in values.items():
             for suffix, axis in AXES.items():
-                trainer.logger.experiment.add_scalar(tag + suffix, value, at[axis])
+                board(trainer).add_scalar(tag + suffix, value, at[axis])
         with (self.folder / "metrics.jsonl").open("a") as table:
             table.write(json.dumps({**at, "flops": self.budget.spent, **values}) + "\n")
 

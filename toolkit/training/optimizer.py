@@ -15,7 +15,8 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
     and the norms' vectors have none.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for parameter in model.parameters():
         decays = parameter.ndim >= 2 and id(parameter) not in embeddings
         (decayed if decays else free).append(parameter)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from toolkit.layers import MoE
 from toolkit.routing import RoutingStats
+from toolkit.training.board import board
 
 
 class RouterMonitor(lightning.Callback):
@@ -49,11 +50,12 @@ class RouterMonitor(lightning.Callback):
         if not (trainer.is_global_zero and self.loads):
             return
         loads = {name: np.array(rows) for name, rows in self.loads.items()}
-        np.savez(self.folder / "load.npz", steps=np.array(self.steps), **loads)
+        arrays: dict[str, Any] = {"steps": np.array(self.steps), **loads}
+        np.savez(self.folder / "load.npz", **arrays)
         for name, load in loads.items():
             image = np.clip(load.T * load.shape[1] / 2, 0, 1)  # (experts, records)
             pixels = np.kron(image, np.ones((8, 4)))[None]
-            trainer.logger.experiment.add_image(f"router/{name}/load_heat_map", pixels, trainer.global_step)
+            board(trainer).add_image(f"router/{name}/load_heat_map", pixels, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -71,9 +73,9 @@ def moe_layers(module: Any) -> list[tuple[str, MoE]]:
 
 
 def _log(trainer: lightning.Trainer, name: str, stats: RoutingStats) -> None:
-    board, step = trainer.logger.experiment, trainer.global_step
-    board.add_scalar(f"router/{name}/token_entropy", stats.entropy, step)
-    board.add_scalar(f"router/{name}/max_violation", stats.max_violation, step)
-    board.add_scalar(f"router/{name}/dropped_share", stats.dropped, step)
+    writer, step = board(trainer), trainer.global_step
+    writer.add_scalar(f"router/{name}/token_entropy", stats.entropy, step)
+    writer.add_scalar(f"router/{name}/max_violation", stats.max_violation, step)
+    writer.add_scalar(f"router/{name}/dropped_share", stats.dropped, step)
     for expert, share in enumerate(stats.load.tolist()):
-        board.add_scalar(f"router/{name}/load/expert{expert}", share, step)
+        writer.add_scalar(f"router/{name}/load/expert{expert}", share, step)

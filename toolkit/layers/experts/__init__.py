@@ -51,11 +51,11 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, assignment: Assignment) -> Tensor:
         """x (tokens, dim) -> (tokens, dim): each token's experts, weighted by its gates and summed."""
-        tensors = x, self.gate_up_proj, self.down_proj
+        gate_up: Tensor = self.gate_up_proj
+        down: Tensor = self.down_proj
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
-            tensors = x.to(dtype), self.gate_up_proj.to(dtype), self.down_proj.to(dtype)
-        x, gate_up, down = tensors
+            x, gate_up, down = x.to(dtype), gate_up.to(dtype), down.to(dtype)
         return BACKENDS[self._resolve(x)](x, assignment, gate_up, down)
 
     def work(self, rows: int) -> list[Work]:
