@@ -13,7 +13,7 @@ import toolkit
 
 PACKAGE = Path(toolkit.__file__).parent
 FLOORS = (
-    ("checks", "work"),
+    ("checks", "files", "work"),
     ("attention", "routing"),
     ("layers",),
     ("models",),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 
 def require(condition: bool, name: str, value: Any, right: str) -> None:
     """Raise a ``ValueError`` that names the setting unless ``condition`` holds.
@@ -35,3 +37,16 @@ def require_positive(**settings: float) -> None:
 def require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raise a ``ValueError`` that lists the choices when ``value`` is none of them."""
     require(value in choices, name, value, "one of " + ", ".join(repr(choice) for choice in choices))
+
+
+def refuse_double_backward(what: str) -> None:
+    """Raise in a backward pass that is itself being recorded (``create_graph=True``).
+
+    ``torch.autograd.function.once_differentiable`` would let some of those through with a gradient that
+    is cut off from the graph.
+
+    Raises:
+        RuntimeError: naming ``what`` and the backend that can.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{what} can be differentiated once only; backend='reference' can be twice")

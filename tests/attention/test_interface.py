@@ -24,7 +24,7 @@ def merge(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def test_defaults_are_causal_and_head_dim_to_the_minus_one_half() -> None:
-    q, k, v = draw(11, 11, heads=4, kv_heads=4, head_dim=8)
+    q, k, v = draw(11, 11, heads=4, kv_heads=4, head_dim=8, value_dim=5)
     with sdpa_kernel(SDPBackend.MATH):
         expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     torch.testing.assert_close(attention(q, k, v), expected, rtol=0, atol=1e-12)

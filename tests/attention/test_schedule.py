@@ -42,6 +42,7 @@ def test_every_visible_pair_is_visited_and_full_blocks_hide_nothing(case: Case, 
     for part in plan(case[0], grid, block):
         rectangle = mask[part.start : part.stop, part.first : part.last]
         assert part.full == bool(rectangle.all())
+        assert mask[part.start : part.stop, part.core_first : part.core_last].all()
         left[part.start : part.stop, part.first : part.last] = False
     assert not left.any()
 
@@ -75,13 +76,15 @@ def test_biases_are_zero_where_visible_and_minus_infinity_where_not(case: Case, 
     biases = block_biases(case[0], *where, torch.device("cpu"), torch.float32, block)
     blocks = plan(case[0], grid, block)
     assert len(biases) == len(blocks)
-    for part, bias in zip(blocks, biases, strict=True):
-        assert (bias is None) == part.full
-        if bias is not None:
-            rectangle = mask[part.start : part.stop, part.first : part.last]
-            assert bias.dtype == torch.float32
-            assert torch.equal(bias == 0.0, rectangle)
-            assert torch.equal(bias == -torch.inf, ~rectangle)
+    for part, sides in zip(blocks, biases, strict=True):
+        assert (not sides) == part.full
+        rectangle = mask[part.start : part.stop, part.first : part.last]
+        added = torch.zeros(rectangle.shape)
+        for bias in sides:
+            assert bias.values.dtype == torch.float32
+            added[:, bias.columns] += bias.values
+        assert torch.equal(added == 0.0, rectangle)
+        assert torch.equal(added == -torch.inf, ~rectangle)
 
 
 @pytest.mark.parametrize("pattern", [Full(), Causal(), SlidingWindow(40), Causal() & SlidingWindow(200), Window(5, 70)])
@@ -125,4 +128,11 @@ def test_biases_of_a_long_window_are_linear_too() -> None:
     with LargestTensor() as largest:
         biases = block_biases(pattern, n, n, None, 0, torch.device("cpu"), torch.float32)
     assert 0 < largest.numel <= max(n, BLOCK * (width + BLOCK))
-    assert sum(bias.numel() for bias in biases if bias is not None) <= n * (width + BLOCK)
+    assert sum(bias.values.numel() for sides in biases for bias in sides) <= n * (width + BLOCK)
+
+
+def test_biases_of_a_long_causal_sequence_are_linear_as_well() -> None:
+    n = 2_048
+    biases = block_biases(Causal(), n, n, None, 0, torch.device("cpu"), torch.float32)
+    # Only the last BLOCK columns of a causal block hold a masked pair.
+    assert sum(bias.values.numel() for sides in biases for bias in sides) <= n * 2 * BLOCK

@@ -103,9 +103,7 @@ def test_a_tokenizer_without_the_separator_is_refused() -> None:
         BPETokenizer(Tokenizer(models.BPE()))
 
 
-@pytest.mark.parametrize(
-    ("vocab_size", "right"), [(256, "at least 257"), (100_000, "at most [0-9]+: the tr")]
-)
+@pytest.mark.parametrize(("vocab_size", "right"), [(256, "at least 257"), (100_000, "at most [0-9]+: the tr")])
 def test_a_vocabulary_too_small_or_too_large_is_refused(vocab_size: int, right: str) -> None:
     with pytest.raises(ValueError, match=f"vocab_size={vocab_size}.*{right}"):
         BPETokenizer.train(TEXTS, vocab_size)

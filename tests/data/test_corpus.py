@@ -86,9 +86,7 @@ def test_both_tokenizers_have_the_same_split_and_bytes(config: CorpusConfig, tmp
     assert one.digest != other.digest
 
 
-def test_bpe_is_trained_on_the_training_split_alone(
-    config: CorpusConfig, texts: Path, tmp_path: Path
-) -> None:
+def test_bpe_is_trained_on_the_training_split_alone(config: CorpusConfig, texts: Path, tmp_path: Path) -> None:
     before = prepare_corpus(bpe(config), tmp_path / "cache")
     held_out = before.report.validation.documents[0]
     (texts.parent / held_out).write_text("zqzqzqzq " * 500, encoding="utf-8")
@@ -118,9 +116,7 @@ def test_the_second_time_nothing_is_tokenised_or_written(
     assert files(tmp_path / "cache") == before
 
 
-def test_the_digest_follows_the_content_and_not_the_place(
-    config: CorpusConfig, texts: Path, tmp_path: Path
-) -> None:
+def test_the_digest_follows_the_content_and_not_the_place(config: CorpusConfig, texts: Path, tmp_path: Path) -> None:
     first = prepare_corpus(config, tmp_path / "cache").digest
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

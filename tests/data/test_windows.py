@@ -63,18 +63,14 @@ def test_the_ranks_batches_concatenate_to_the_batch_of_one_process(
 
 
 @given(st.integers(1, 9), st.integers(1, 7), st.integers(2, 120), st.integers(0, 99))
-def test_the_batch_size_does_not_change_the_sequence(
-    context: int, batch_size: int, extra: int, seed: int
-) -> None:
+def test_the_batch_size_does_not_change_the_sequence(context: int, batch_size: int, extra: int, seed: int) -> None:
     tokens = counting(context + extra)
     rows = torch.cat([TokenWindows(tokens, context, batch_size, seed).batch(step) for step in range(5)])
     assert rows[:, 0].tolist() == first_tokens(TokenWindows(tokens, context, 1, seed), 5 * batch_size)
 
 
 @given(st.integers(1, 9), st.integers(1, 200), st.integers(0, 99))
-def test_an_epoch_visits_each_window_once_and_no_token_is_a_target_twice(
-    context: int, extra: int, seed: int
-) -> None:
+def test_an_epoch_visits_each_window_once_and_no_token_is_a_target_twice(context: int, extra: int, seed: int) -> None:
     windows = TokenWindows(counting(context + extra), context, 1, seed)
     count = windows.windows_per_epoch
     starts = first_tokens(windows, 3 * count)

@@ -41,10 +41,11 @@ def test_over_a_cache_it_gives_the_same(feed_forward: nn.Module) -> None:
 
 
 def test_with_projections_to_the_stream_at_zero_it_is_the_identity() -> None:
-    block = build(SwiGLU(8, 12))
+    feed_forward = SwiGLU(8, 12)
+    block = build(feed_forward)
     with torch.no_grad():
         block.attention.o_proj.zero_()
-        block.feed_forward.down_proj.zero_()
+        feed_forward.down_proj.zero_()
     x = torch.randn(2, 5, 8)
     assert torch.equal(block(x), x)
 

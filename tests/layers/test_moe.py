@@ -231,3 +231,19 @@ def test_work_counts_the_router_the_chosen_experts_and_the_shared_ones() -> None
 def test_bad_settings_are_named(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         MoE(**{"dim": 8, "hidden_dim": 12, "num_experts": 4, "top_k": 2, **settings})
+
+
+@pytest.mark.parametrize(("num_experts", "top_k", "named"), [(6, 2, "num_experts"), (4, 1, "top_k")])
+def test_a_router_for_another_layer_is_refused(num_experts: int, top_k: int, named: str) -> None:
+    with pytest.raises(ValueError, match=rf"router\.{named}"):
+        MoE(8, 16, 4, 2, router=TopKRouter(8, num_experts, top_k))
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_no_tokens_are_no_trouble(backend: str) -> None:
+    moe = MoE(8, 16, 4, 2, backend=backend)
+    x = torch.zeros(0, 8, requires_grad=True)
+    y = moe(x)
+    (y.sum() + sum(auxiliary_losses(moe).values())).backward()
+    assert y.shape == (0, 8)
+    assert all(p.grad is not None and (p.grad == 0).all() for p in moe.parameters())

@@ -46,7 +46,7 @@ def hf_weights(decoder: Decoder) -> dict[str, Tensor]:
         weights[f"{here}.input_layernorm.weight"] = block.attention_norm.weight
         weights[f"{here}.post_attention_layernorm.weight"] = block.feed_forward_norm.weight
         if isinstance(feed_forward, MoE):
-            weights[f"{here}.mlp.gate.weight"] = feed_forward.router.weight
+            weights[f"{here}.mlp.gate.weight"] = feed_forward.router.state_dict()["weight"]
             weights[f"{here}.mlp.experts.gate_up_proj"] = feed_forward.experts.gate_up_proj
             weights[f"{here}.mlp.experts.down_proj"] = feed_forward.experts.down_proj
         else:

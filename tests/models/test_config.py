@@ -42,10 +42,10 @@ def test_settings_left_out_of_plain_data_take_their_defaults() -> None:
 
 def test_a_setting_that_does_not_exist_is_not_dropped() -> None:
     values = DecoderConfig(50, 16, (DENSE,)).to_dict()
-    with pytest.raises(TypeError, match="dropout"):
+    with pytest.raises(ValueError, match="dropout"):
         DecoderConfig.from_dict({**values, "dropout": 0.1})
     values["blocks"][0]["feed_forward"]["activation"] = "gelu"
-    with pytest.raises(TypeError, match="activation"):
+    with pytest.raises(ValueError, match="activation"):
         DecoderConfig.from_dict(values)
 
 

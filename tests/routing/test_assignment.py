@@ -38,10 +38,16 @@ def test_a_routers_tables_hold_its_triples() -> None:
 @pytest.mark.parametrize("token", [[0, 0, 1], [0, 0, 0], [0, 0, 1, 1, 1, 2]])
 def test_tokens_with_different_numbers_of_experts_have_no_table(token: list[int]) -> None:
     assignment = triples(token, [0] * len(token))
-    with pytest.raises(ValueError, match=r"assignment='\d to \d experts'.*same number of experts for every token"):
+    with pytest.raises(ValueError, match=r"assignment='\d to \d experts a token'.*same number for every"):
         _ = assignment.indices
     with pytest.raises(ValueError, match="use token, expert and weight"):
         _ = assignment.weights
+
+
+def test_no_token_at_all_is_an_empty_table() -> None:
+    empty = torch.zeros(0, dtype=torch.int64)
+    assignment = Assignment(empty, empty, torch.zeros(0), torch.zeros(0, 4), torch.zeros(0, 4))
+    assert assignment.indices.shape[0] == 0
 
 
 def test_losses_are_not_shared_between_assignments() -> None:

@@ -109,6 +109,7 @@ def test_nothing_routed_is_no_division_by_zero() -> None:
 def test_it_holds_no_graph_and_sums_large_numbers_exactly() -> None:
     stats = RoutingStats.of(TopKRouter(6, 4, 2)(torch.randn(5, 6)))
     assert not stats.pack().requires_grad
+    assert stats.probability_sums.dtype == stats.entropy_sum.dtype == torch.float64  # of fp32 probabilities
     many = replace(stats, counts=torch.full((4,), 2.0**40, dtype=torch.float64))
     one = replace(stats, counts=torch.ones(4, dtype=torch.float64))
     assert (many + one).counts.tolist() == [2.0**40 + 1] * 4  # fp32 would lose the 1

@@ -72,9 +72,7 @@ def study(
                 seconds = budget / 1e10 * (dim / 64) ** -0.3 * (slowdown if sparse else 1)
                 loss = surface(size, budget * (gain if sparse else 1))
                 rows += [
-                    run_result(
-                        family, budget, dim, seed, loss + noise * rng.standard_normal(), seconds=seconds
-                    )
+                    run_result(family, budget, dim, seed, loss + noise * rng.standard_normal(), seconds=seconds)
                     for seed in range(seeds)
                 ]
     return rows

@@ -96,9 +96,7 @@ def test_cells_average_seeds_and_keep_their_runs() -> None:
 def test_seed_noise_is_the_pooled_deviation() -> None:
     groups = {16: (2.0, 2.2, 2.1), 32: (1.0, 1.4), 64: (5.0,)}
     rows = [
-        run_result("dense", 1e12, dim, seed, loss)
-        for dim, losses in groups.items()
-        for seed, loss in enumerate(losses)
+        run_result("dense", 1e12, dim, seed, loss) for dim, losses in groups.items() for seed, loss in enumerate(losses)
     ]
     noise = seed_noise(rows)
     assert noise is not None

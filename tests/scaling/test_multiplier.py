@@ -37,14 +37,11 @@ def test_seconds_frontier_is_not_tied_to_the_best_size_for_flops() -> None:
     """Narrow models are much faster here: a dense model chosen for FLOPs alone would look slower."""
     rows = study(gain=1.0, slowdown=1.0)
     fast_narrow = [
-        row if row.family == "moe" else replace(row, seconds=row.seconds * (row.dim / 128) ** 1.5)
-        for row in rows
+        row if row.family == "moe" else replace(row, seconds=row.seconds * (row.dim / 128) ** 1.5) for row in rows
     ]
     found = compute_multiplier(fast_narrow, "moe")[1]
     dense_of_same_shape = {(row.budget, row.dim): row.seconds for row in fast_narrow if row.family == "dense"}
-    best = min(
-        (row for row in rows if row.family == "moe" and row.budget == 1e12), key=lambda row: row.bits_per_byte
-    )
+    best = min((row for row in rows if row.family == "moe" and row.budget == 1e12), key=lambda row: row.bits_per_byte)
     same_shape = dense_of_same_shape[(1e12, best.dim)] / best.seconds
     assert found.equal_flops.value == pytest.approx(1)
     assert found.equal_seconds.value < same_shape * 0.97

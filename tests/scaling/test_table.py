@@ -43,9 +43,7 @@ def test_absent_table_is_empty(tmp_path: Path) -> None:
     steps=st.integers(),
     name=st.text(st.characters(exclude_characters="\n\r", exclude_categories=("Cs",)), min_size=1),
 )
-def test_values_read_back_exactly(
-    tmp_path_factory: pytest.TempPathFactory, loss: float, steps: int, name: str
-) -> None:
+def test_values_read_back_exactly(tmp_path_factory: pytest.TempPathFactory, loss: float, steps: int, name: str) -> None:
     path = tmp_path_factory.mktemp("table") / "results.csv"
     row = replace(ROW, run=name, bits_per_byte=loss, steps=steps, seconds=0.1 + 0.2)
     ResultsTable(path).append(row)

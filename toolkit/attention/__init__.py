@@ -1,8 +1,9 @@
 """Attention that skips work: patterns, the blocks they visit, and the functions that compute them.
 
-from toolkit.attention import attention, Causal, SlidingWindow
-
-out = attention(q, k, v, Causal() & SlidingWindow(512))
+>>> import torch
+>>> from toolkit.attention import attention, Causal, SlidingWindow
+>>> q, k, v = torch.randn(3, 1, 4, 1024, 32)
+>>> out = attention(q, k, v, Causal() & SlidingWindow(512))
 """
 
 from toolkit.attention.cache import KeyValueCache

@@ -2,7 +2,7 @@
 
 Memory is linear in the sequence: the backward pass computes each block's weights again from the
 saved log-sum-exp, as FlashAttention does (Dao et al. 2022, arXiv 2205.14135, algorithm 4). Inside,
-softmax is in base 2 (2^x is three times as fast as e^x here), so scores are scaled by log2(e).
+softmax is in base 2, which processors compute faster, so scores are scaled by log2(e).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from toolkit.attention.patterns import Pattern
-from toolkit.attention.schedule import QueryBlock, block_biases, schedule
+from toolkit.attention.schedule import Bias, QueryBlock, block_biases, schedule
+from toolkit.checks import refuse_double_backward
 
 COMPUTED_BACKWARD = 2.5
 """Five products backward (scores again, dV, dP, dQ, dK) for the two of the forward pass."""
@@ -51,7 +51,7 @@ class _Blockwise(torch.autograd.Function):
         v: Tensor,
         scale: float,
         blocks: tuple[QueryBlock, ...],
-        biases: tuple[Tensor | None, ...],
+        biases: tuple[tuple[Bias, ...], ...],
     ) -> tuple[Tensor, Tensor]:
         compute = torch.promote_types(q.dtype, torch.float32)
         batch = k.shape[0]
@@ -59,13 +59,13 @@ class _Blockwise(torch.autograd.Function):
             grouped, keys, values = _grouped(q, k, v, compute, scale / LN_2)
             out = grouped.new_zeros(*grouped.shape[:3], v.shape[-1])
             lse = grouped.new_full(grouped.shape[:3], -torch.inf)  # in base 2
-            for rows, columns, bias in _rectangles(blocks, biases):
-                scores = _scores(grouped[:, :, rows], keys[:, columns], bias)
-                highest = _finite(scores.amax(dim=-1), bias)
+            for rows, columns, sides in _rectangles(blocks, biases):
+                scores = _scores(grouped[:, :, rows], keys[:, columns], sides)
+                highest = _finite(scores.amax(dim=-1), sides)
                 weights = scores.sub_(highest[..., None]).exp2_()
                 total = weights.sum(dim=-1)
                 lse[:, :, rows] = highest + total.log2()
-                if bias is not None:
+                if sides:
                     total.masked_fill_(total == 0.0, 1.0)  # a row that sees nothing: out = 0 / 1
                 out[:, :, rows] = _product(weights, values[:, columns]).div_(total[..., None])
         ctx.save_for_backward(q, k, v, out, lse)
@@ -76,8 +76,8 @@ class _Blockwise(torch.autograd.Function):
         )
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_lse: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_double_backward("the blockwise attention")
         q, k, v, out, lse = ctx.saved_tensors
         scale, blocks, biases = ctx.plan
         batch, kv_heads = k.shape[:2]
@@ -87,9 +87,9 @@ class _Blockwise(torch.autograd.Function):
             # dS = P (dP - D) with D = rowsum(dO * O) - dLSE: the log-sum-exp is an output like any other.
             shift = (d_out * out).sum(-1) - rearrange(d_lse, "b (h g) i -> (b h) g i", h=kv_heads)
             dq, dk, dv = torch.zeros_like(grouped), torch.zeros_like(keys), torch.zeros_like(values)
-            for rows, columns, bias in _rectangles(blocks, biases):
-                scores = _scores(grouped[:, :, rows], keys[:, columns], bias)
-                weights = scores.sub_(_finite(lse[:, :, rows], bias)[..., None]).exp2_()
+            for rows, columns, sides in _rectangles(blocks, biases):
+                scores = _scores(grouped[:, :, rows], keys[:, columns], sides)
+                weights = scores.sub_(_finite(lse[:, :, rows], sides)[..., None]).exp2_()
                 d_weights = _product(d_out[:, :, rows], values[:, columns].transpose(1, 2))
                 d_scores = d_weights.sub_(shift[:, :, rows, None]).mul_(weights)
                 dq[:, :, rows] = _product(d_scores, keys[:, columns])
@@ -109,21 +109,23 @@ def _grouped(q: Tensor, k: Tensor, v: Tensor, compute: torch.dtype, factor: floa
 
 
 def _rectangles(
-    blocks: tuple[QueryBlock, ...], biases: tuple[Tensor | None, ...]
-) -> Iterator[tuple[slice, slice, Tensor | None]]:
+    blocks: tuple[QueryBlock, ...], biases: tuple[tuple[Bias, ...], ...]
+) -> Iterator[tuple[slice, slice, tuple[Bias, ...]]]:
     for block, bias in zip(blocks, biases, strict=True):
         yield slice(block.start, block.stop), slice(block.first, block.last), bias
 
 
-def _scores(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+def _scores(q: Tensor, k: Tensor, biases: tuple[Bias, ...]) -> Tensor:
     """Scores (bh, g, rows, columns) in base 2, -inf where masked."""
     scores = _product(q, k.transpose(1, 2))
-    return scores if bias is None else scores.add_(bias)
+    for bias in biases:
+        scores[..., bias.columns] += bias.values
+    return scores
 
 
-def _finite(x: Tensor, bias: Tensor | None) -> Tensor:
+def _finite(x: Tensor, biases: tuple[Bias, ...]) -> Tensor:
     """-inf, which only a row that sees nothing has, as 0: there 2^(-inf - 0) = 0 where -inf - -inf is nan."""
-    return x if bias is None else x.masked_fill(x == -torch.inf, 0.0)
+    return x.masked_fill(x == -torch.inf, 0.0) if biases else x
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -70,7 +71,8 @@ class Pattern(ABC):
         """The pairs that both patterns see."""
         if not isinstance(other, Pattern):
             return NotImplemented
-        return And(self, other)
+        # Flat, so that a & (b & c) is (a & b) & c: the same text, hash and cache entry.
+        return And(_parts(self) + _parts(other))
 
 
 def query_positions(
@@ -199,23 +201,25 @@ class SlidingWindow(Pattern):
 
 @dataclass(frozen=True, repr=False)
 class And(Pattern):
-    """The pairs that both patterns see; written ``a & b``."""
+    """The pairs that all of ``parts`` see; written ``a & b & c``."""
 
-    first: Pattern
-    second: Pattern
+    parts: tuple[Pattern, ...]
 
     def visible(self, query: Tensor, key: Tensor) -> Tensor:
-        """Both say so."""
-        return self.first.visible(query, key) & self.second.visible(query, key)
+        """All say so."""
+        return reduce(torch.logical_and, (part.visible(query, key) for part in self.parts))
 
     def span(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """The intersection of two ranges is a range."""
-        first_a, last_a = self.first.span(query)
-        first_b, last_b = self.second.span(query)
-        return torch.maximum(first_a, first_b), torch.minimum(last_a, last_b)
+        """The intersection of ranges is a range."""
+        firsts, lasts = zip(*(part.span(query) for part in self.parts), strict=True)
+        return reduce(torch.maximum, firsts), reduce(torch.minimum, lasts)
 
     def __repr__(self) -> str:
-        return f"{self.first!r} & {self.second!r}"
+        return " & ".join(map(repr, self.parts))
+
+
+def _parts(pattern: Pattern) -> tuple[Pattern, ...]:
+    return pattern.parts if isinstance(pattern, And) else (pattern,)
 
 
 def _reach(side: int) -> int:

@@ -18,14 +18,40 @@ BLOCK = 128
 class QueryBlock:
     """Rows ``start:stop`` of the queries visit columns ``first:last`` of the keys.
 
-    ``full`` says that every pair in that rectangle is visible, so no mask is needed.
+    Every one of the rows sees every column of ``core_first:core_last``; only the columns beside that
+    core need a mask.
     """
 
     start: int
     stop: int
     first: int
     last: int
-    full: bool
+    core_first: int
+    core_last: int
+
+    @property
+    def full(self) -> bool:
+        """Whether every pair of the rectangle is visible."""
+        return (self.core_first, self.core_last) == (self.first, self.last)
+
+    @property
+    def masked(self) -> tuple[slice, ...]:
+        """The columns beside the core, counted from ``first``."""
+        sides = (self.first, self.core_first), (self.core_last, self.last)
+        return tuple(slice(low - self.first, high - self.first) for low, high in sides if low < high)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What to add to the scores of some columns of a block: 0 where visible, -inf where not.
+
+    Attributes:
+        columns: which, counted from the block's first.
+        values: (rows, columns).
+    """
+
+    columns: slice
+    values: Tensor
 
 
 @lru_cache(maxsize=256)
@@ -43,19 +69,22 @@ def schedule(
     blocks = []
     for start in range(0, q_len, block):
         rows = slice(start, min(start + block, q_len))
-        found = _hull(first[rows], last[rows])
+        found = _rectangle(first[rows], last[rows])
         if found is not None:
             blocks.append(QueryBlock(rows.start, rows.stop, *found))
     return tuple(blocks)
 
 
-def _hull(first: Tensor, last: Tensor) -> tuple[int, int, bool] | None:
+def _rectangle(first: Tensor, last: Tensor) -> tuple[int, int, int, int] | None:
+    """first, last, core_first, core_last of rows that see ``first:last`` each; None if they see nothing."""
     seen = last > first
     if not bool(seen.any()):
         return None
     low, high = int(first[seen].min()), int(last[seen].max())
-    full = bool((first == low).all() and (last == high).all())
-    return low, high, full
+    core_low, core_high = int(first.max()), int(last.min())
+    if core_low >= core_high or not bool(seen.all()):
+        return low, high, high, high  # no core: the columns beside it are all of them
+    return low, high, core_low, core_high
 
 
 @lru_cache(maxsize=64)
@@ -68,18 +97,18 @@ def block_biases(
     device: torch.device,
     dtype: torch.dtype,
     block: int = BLOCK,
-) -> tuple[Tensor | None, ...]:
-    """For each scheduled block what to add to its scores, (rows, columns): 0 where visible and -inf
-    where not; None where all of it is visible."""
+) -> tuple[tuple[Bias, ...], ...]:
+    """For each scheduled block the biases of the columns beside its core: none if all of it is visible."""
     query = query_positions(pattern, q_len, kv_len, q_start, kv_start, device)
     key = torch.arange(kv_start, kv_start + kv_len, device=device)
 
-    def bias(part: QueryBlock) -> Tensor:
-        seen = pattern.visible(query[part.start : part.stop, None], key[None, part.first : part.last])
-        return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)
+    def bias(part: QueryBlock, columns: slice) -> Bias:
+        keys = key[part.first : part.last][columns]
+        seen = pattern.visible(query[part.start : part.stop, None], keys[None])
+        return Bias(columns, torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf))
 
     blocks = schedule(pattern, q_len, kv_len, q_start, kv_start, block)
-    return tuple(None if part.full else bias(part) for part in blocks)
+    return tuple(tuple(bias(part, columns) for columns in part.masked) for part in blocks)
 
 
 def visited(pattern: Pattern, q_len: int, kv_len: int, q_start: int | None = None, kv_start: int = 0) -> int:

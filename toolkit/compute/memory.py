@@ -80,8 +80,8 @@ def _feed_forward_bytes(block: BlockConfig, low: int) -> int:
         return low * 4 * feed_forward.hidden_dim  # gate and up, silu(gate), its product with up
     routed = low * 2 * feed_forward.top_k * feed_forward.hidden_dim  # pre-activations only
     shared = low * 4 * feed_forward.shared_experts * feed_forward.hidden_dim
-    # logits, probabilities and their gradient's operands in fp32; token, expert and order in int64.
-    router = 4 * 3 * feed_forward.num_experts + 8 * 3 * feed_forward.top_k
+    # logits and probabilities in fp32; token, expert and order in int64.
+    router = 4 * 2 * feed_forward.num_experts + 8 * 3 * feed_forward.top_k
     return routed + shared + router
 
 

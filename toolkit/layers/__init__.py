@@ -1,9 +1,9 @@
 """Layers to import into a model of your own; they need torch and einops, nothing above them.
 
-from toolkit.layers import MoE, auxiliary_losses
-
-moe = MoE(dim=512, hidden_dim=1024, num_experts=32, top_k=4)
-loss = task_loss(moe(x)) + sum(auxiliary_losses(moe).values())
+>>> import torch
+>>> from toolkit.layers import MoE, auxiliary_losses
+>>> moe = MoE(dim=64, hidden_dim=128, num_experts=8, top_k=2)
+>>> loss = moe(torch.randn(2, 10, 64)).square().mean() + sum(auxiliary_losses(moe).values())
 """
 
 from toolkit.layers.block import Block

@@ -31,7 +31,7 @@ class MoE(nn.Module):
 
     Raises:
         ValueError: if a size is not positive, ``top_k`` exceeds ``num_experts``, or
-            ``shared_experts`` is negative.
+            ``shared_experts`` is negative, or the router is for another number of experts.
 
     Source: Shazeer et al. 2017 (arXiv 1701.06538), equation 1.
 
@@ -55,6 +55,9 @@ class MoE(nn.Module):
         self.router = TopKRouter(dim, num_experts, top_k) if router is None else router
         self.experts = Experts(dim, hidden_dim, num_experts, backend)
         self.shared = SwiGLU(dim, shared_experts * hidden_dim, kind="shared_experts") if shared_experts else None
+        for name, here in (("num_experts", num_experts), ("top_k", top_k)):
+            given = getattr(self.router, name, here)
+            require(given == here, f"router.{name}", given, f"this layer's, {here}")
         self.top_k = top_k
         self._assignment: Assignment | None = None
 

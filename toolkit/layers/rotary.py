@@ -57,7 +57,7 @@ class RotaryEmbedding(nn.Module):
             return self._table[1], self._table[2]
         # A table made while evaluating under inference_mode must still serve training.
         with torch.inference_mode(False), torch.no_grad():
-            at = torch.arange(length, device=x.device) if positions is None else positions.clone()
+            at = torch.arange(length, device=x.device) if positions is None else positions
             inv_freq, factor = self.frequencies(length, x.device)
             angles = at.to(torch.float32)[:, None] * inv_freq
             cos, sin = (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)

@@ -128,8 +128,15 @@ class DecoderConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DecoderConfig:
-        """The inverse of :meth:`to_dict`; a block with ``num_experts`` is a MoE."""
-        return cls(**{**values, "blocks": tuple(_block(block) for block in values["blocks"])})
+        """The inverse of :meth:`to_dict`; a block with ``num_experts`` is a MoE.
+
+        Raises:
+            ValueError: naming a setting that is missing or unknown.
+        """
+        try:
+            return cls(**{**values, "blocks": tuple(_block(block) for block in values["blocks"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"config={values!r}: it must be what to_dict() gives ({error})") from None
 
 
 def _block(values: dict[str, Any]) -> BlockConfig:

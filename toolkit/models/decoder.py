@@ -78,8 +78,8 @@ class Decoder(nn.Module):
             generator: source of the randomness.
 
         Raises:
-            ValueError: if the prompt is empty, ``max_new_tokens`` or ``top_k`` not positive, or
-                ``temperature`` negative.
+            ValueError: if the prompt is empty, ``max_new_tokens`` not positive, ``temperature`` negative,
+                or ``top_k`` not within the vocabulary.
         """
         require(
             input_ids.ndim == 2 and input_ids.shape[1] > 0,
@@ -89,7 +89,8 @@ class Decoder(nn.Module):
         )
         require_positive(max_new_tokens=max_new_tokens)
         require(temperature >= 0, "temperature", temperature, "0 or more")
-        require(top_k is None or top_k > 0, "top_k", top_k, "positive, or None")
+        vocab_size = self.config.vocab_size
+        require(top_k is None or 0 < top_k <= vocab_size, "top_k", top_k, f"1 to vocab_size={vocab_size}, or None")
         cache, fresh = KeyValueCache(), input_ids
         for _ in range(max_new_tokens):
             logits = self(fresh, cache).logits[:, -1]
@@ -107,6 +108,6 @@ def _sample(logits: Tensor, temperature: float, top_k: int | None, generator: to
     if temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)
     if top_k is not None:
-        lowest = torch.topk(logits, min(top_k, logits.shape[-1])).values[:, -1:]
-        logits = logits.masked_fill(logits < lowest, -torch.inf)
+        kept = torch.topk(logits, top_k)
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, kept.indices, kept.values)
     return torch.multinomial(torch.softmax(logits.float() / temperature, dim=-1), 1, generator=generator)

@@ -53,10 +53,12 @@ class Assignment:
         return self._by_token(self.weight)
 
     def _by_token(self, values: Tensor) -> Tensor:
-        top_k = len(self.token) // max(self.tokens, 1)
         counts = torch.bincount(self.token, minlength=self.tokens)
+        fewest, most = (int(counts.min()), int(counts.max())) if self.tokens else (0, 0)
         require(
-            bool((counts == top_k).all()), "assignment", f"{int(counts.min())} to {int(counts.max())} experts",
-            "the same number of experts for every token to have (tokens, top_k); use token, expert and weight",
-        )  # fmt: skip
-        return values.view(self.tokens, top_k)
+            fewest == most,
+            "assignment",
+            f"{fewest} to {most} experts a token",
+            "the same number for every token to be (tokens, top_k); use token, expert and weight",
+        )
+        return values.view(self.tokens, most)

@@ -42,8 +42,9 @@ class LoadBalancingLoss(nn.Module):
         counts = torch.bincount(expert, minlength=num_experts).to(probabilities.dtype)
         if self.over == "global" and dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)
-        share = counts / counts.sum()
-        return self.coefficient * num_experts * torch.dot(share, probabilities.mean(dim=0))
+        share = counts / counts.sum().clamp(min=1)  # a process may have no token at all
+        importance = probabilities.sum(dim=0) / max(len(probabilities), 1)
+        return self.coefficient * num_experts * torch.dot(share, importance)
 
 
 class RouterZLoss(nn.Module):
@@ -67,4 +68,4 @@ class RouterZLoss(nn.Module):
 
     def forward(self, logits: Tensor, probabilities: Tensor, expert: Tensor) -> Tensor:
         """logits (tokens, num_experts) -> scalar, fp32; the other arguments are not used."""
-        return self.coefficient * torch.logsumexp(logits, dim=-1).square().mean()
+        return self.coefficient * torch.logsumexp(logits, dim=-1).square().sum() / max(len(logits), 1)

@@ -51,7 +51,7 @@ class TopKRouter(nn.Module):
         require(top_k <= num_experts, "top_k", top_k, f"between 1 and num_experts={num_experts}")
         if normalize and top_k == 1:
             warnings.warn("normalize=True with top_k=1 makes every gate 1: the router gets no gradient", stacklevel=2)
-        self.top_k = top_k
+        self.num_experts, self.top_k = num_experts, top_k
         self.normalize = top_k > 1 if normalize is None else normalize
         self.weight = nn.Parameter(torch.empty(num_experts, dim))
         self.losses = nn.ModuleList([LoadBalancingLoss(), RouterZLoss()] if losses is None else losses)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.checks import require
+from toolkit.files import write_atomically
 from toolkit.scaling.table import ResultsTable
 
 
@@ -59,16 +60,6 @@ class StudyFolder:
             )
         else:
             write_atomically(self.settings, settings)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` so that a reader, or a crash, finds all of it or the file as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _first_difference(old: str, new: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.checks import require
+from toolkit.files import write_atomically
 from toolkit.scaling.claims import answer, limits, number, times, verdict
 from toolkit.scaling.isoflop import finite_runs, isoflop_minima, seed_noise
 from toolkit.scaling.multiplier import ComputeMultiplier, compute_multiplier
@@ -117,7 +118,8 @@ def write_report(
         *_study_section(study),
         *_runs_section(rows, table),
     ]
-    _write_atomically(path, "\n\n".join(sections) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "\n\n".join(sections) + "\n")
     return path
 
 
@@ -258,11 +260,3 @@ def _table(columns: str, body: Iterable[Sequence[str]]) -> str:
 
 def _bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Write beside the target, then put it in place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

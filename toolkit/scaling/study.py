@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from toolkit import __version__
 from toolkit.checks import require, require_positive
 from toolkit.data import Corpus, CorpusConfig, prepare_corpus, validation_windows
 from toolkit.parallel import ParallelConfig, is_main_process
@@ -25,6 +23,7 @@ from toolkit.scaling.results import RunResult
 from toolkit.scaling.sweep import SweepSettings, run_sweep, step_seconds
 from toolkit.training.config import TrainingConfig
 from toolkit.training.precision import resolve_precision
+from toolkit.training.provenance import code_version
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ class Study:
             ),
             seconds_source="steps x the median time of one step of that model alone on the machine, all models timed "
             "in turn in one process; validation, logging and Lightning's own overhead are not in it.",
-            code_version=_code_version(),
+            code_version=code_version(),
             command=" ".join(["python", *sys.argv]),
             planned_runs=tuple(run.name for run in self.runs),
         )
@@ -183,10 +182,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _code_version() -> str:
-    """The release, and the commit where the code is a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return f"{__version__} {found.stdout.strip()}".strip() if found.returncode == 0 else __version__

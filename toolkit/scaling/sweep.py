@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from toolkit.data import Corpus, CorpusConfig, prepare_corpus
+from toolkit.files import write_atomically
 from toolkit.parallel import ParallelConfig, is_main_process
-from toolkit.scaling.folder import StudyFolder, write_atomically
+from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.plan import PlannedRun
 from toolkit.scaling.progress import SweepProgress
 from toolkit.scaling.results import RunResult

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.training.config import TrainingConfig
 from toolkit.training.optimizer import build_optimizer
 from toolkit.training.precision import resolve_precision
-from toolkit.training.probe import probe_step_seconds
+from toolkit.training.probe import probe_step_seconds, time_steps
 from toolkit.training.schedule import learning_rate_factor
 from toolkit.training.step import next_token_nll, training_loss
 
@@ -48,6 +48,7 @@ __all__ = [
     "next_token_nll",
     "probe_step_seconds",
     "resolve_precision",
+    "time_steps",
     "training_loss",
 ]
 

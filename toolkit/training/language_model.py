@@ -80,3 +80,14 @@ class LanguageModel(lightning.LightningModule):
             optimizer, lambda step: learning_rate_factor(step, self.training_config)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the gradient's norm.
+
+        Done here because Lightning refuses to beside a fused optimizer, in case its gradients are
+        scaled; bf16 has no scaler.
+        """
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), gradient_clip_val)

@@ -30,8 +30,8 @@ LAYOUT = {
 class RunMetrics(lightning.Callback):
     """Writes ``metrics.jsonl`` and TensorBoard scalars: loss and bits per byte against four axes.
 
-    Also fills TensorBoard's HParams tab: metrics are declared when training starts and set when it
-    ends, so that runs can be compared there.
+    Also fills TensorBoard's HParams tab: metrics are declared when training starts and set at each
+    validation, so that runs can be compared there.
 
     Args:
         folder: the run's folder.
@@ -49,7 +49,7 @@ class RunMetrics(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         """Declare the HParams tab's metric, the layout of the curves, and why there is no MFU."""
         if trainer.is_global_zero:
-            self._forget_after(trainer.global_step)
+            self._forget_after(trainer.global_step, ended=trainer.should_stop)
             tensorboard_logger(trainer).log_hyperparams(self.hparams, {"hp/bits_per_byte": float("nan")})
             board(trainer).add_custom_scalars(LAYOUT)
             if trainer.strategy.root_device.type == "cpu":
@@ -72,11 +72,9 @@ class RunMetrics(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         """Write the validation's bits per byte."""
-        if not trainer.sanity_checking:
-            self._write(trainer, {"validation/bits_per_byte": module.bits_per_byte})
-
-    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Set the HParams tab's metric."""
+        if trainer.sanity_checking:
+            return
+        self._write(trainer, {"validation/bits_per_byte": module.bits_per_byte})
         if trainer.is_global_zero:
             board(trainer).add_scalar("hp/bits_per_byte", module.bits_per_byte, trainer.global_step)
 
@@ -88,11 +86,19 @@ class RunMetrics(lightning.Callback):
         """From the checkpoint."""
         self.seconds, self.losses = state_dict["seconds"], [tuple(row) for row in state_dict["losses"]]
 
-    def _forget_after(self, step: int) -> None:
-        """Drop the rows that a killed process wrote after the checkpoint this run goes on from."""
+    def _forget_after(self, step: int, ended: bool) -> None:
+        """Drop the rows a killed process wrote after the checkpoint this run goes on from.
+
+        The last validation of a run that had ended goes too: it is done again.
+        """
         table = self.folder / "metrics.jsonl"
         rows = table.read_text().splitlines() if table.exists() else []
-        table.write_text("".join(row + "\n" for row in rows if row.endswith("}") and json.loads(row)["step"] <= step))
+
+        def stays(row: str) -> bool:
+            again = ended and "validation/bits_per_byte" in row
+            return row.endswith("}") and json.loads(row)["step"] <= step - again
+
+        table.write_text("".join(row + "\n" for row in rows if stays(row)))
 
     def _write(self, trainer: lightning.Trainer, values: dict[str, float]) -> None:
         if not trainer.is_global_zero:

@@ -18,10 +18,17 @@ from toolkit.training.step import training_loss
 def probe_step_seconds(
     configs: Sequence[tuple[DecoderConfig, TrainingConfig]], device: str = "cpu", rounds: int = 15, warmup: int = 3
 ) -> list[float]:
-    """Median seconds of one step (forward, backward, clipping, AdamW) of each config, on random tokens.
+    """Median seconds of one step of each config; see :func:`time_steps`."""
+    return [statistics.median(taken) for taken in time_steps(configs, device, rounds, warmup)]
+
+
+def time_steps(
+    configs: Sequence[tuple[DecoderConfig, TrainingConfig]], device: str = "cpu", rounds: int = 15, warmup: int = 3
+) -> list[list[float]]:
+    """Seconds of ``rounds`` steps (forward, backward, clipping, AdamW) of each config, on random tokens.
 
     The models take turns, one step each a round, so that a machine whose speed drifts treats them
-    alike. Nothing is kept of what they learn.
+    alike and the times of one round can be paired. Nothing is kept of what they learn.
 
     Args:
         configs: (model, training) pairs.
@@ -38,7 +45,7 @@ def probe_step_seconds(
             step()
             if turn >= warmup:
                 taken.append(time.perf_counter() - started)
-    return [statistics.median(taken) for taken in times]
+    return times
 
 
 def _stepper(model: DecoderConfig, training: TrainingConfig, device: torch.device) -> Callable[[], None]:

@@ -59,11 +59,12 @@ class RouterMonitor(lightning.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"steps": self.steps, "loads": self.loads}
+        return {"steps": self.steps, "loads": self.loads, "last": {name: x.pack() for name, x in self.last.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From the checkpoint."""
         self.steps, self.loads = state_dict["steps"], state_dict["loads"]
+        self.last = {name: RoutingStats.unpack(packed) for name, packed in state_dict["last"].items()}
 
 
 def moe_layers(module: Any) -> list[tuple[str, MoE]]:

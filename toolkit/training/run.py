@@ -18,8 +18,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ThroughputMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from toolkit.data import Corpus
+from toolkit.files import write_atomically
 from toolkit.models import DecoderConfig
-from toolkit.parallel import ParallelConfig
+from toolkit.parallel import ParallelConfig, is_main_process
 from toolkit.training.batches import StepBatches
 from toolkit.training.budget import ComputeBudget
 from toolkit.training.config import TrainingConfig
@@ -27,6 +28,7 @@ from toolkit.training.language_model import LanguageModel
 from toolkit.training.metrics import RunMetrics
 from toolkit.training.precision import resolve_precision
 from toolkit.training.progress import ReportProgress
+from toolkit.training.provenance import code_version
 from toolkit.training.router_monitor import RouterMonitor
 
 LAST = "last.ckpt"
@@ -93,15 +95,15 @@ def fit(
     """
     parallel = ParallelConfig() if parallel is None else parallel
     parallel.local_batch(training.batch_size)
-    folder.mkdir(parents=True, exist_ok=True)
     precision = resolve_precision(training.precision, parallel.accelerator)
-    settings = {"model": model.to_dict(), "training": asdict(training), "parallel": asdict(parallel)}
-    _write_json(
-        folder / "run.json",
-        {**settings, "budget": budget, "precision": precision, "corpus": corpus.digest, "validation": validation_count},
-    )
+    if is_main_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {"model": model.to_dict(), "training": asdict(training), "parallel": asdict(parallel)}
+        facts = {"budget": budget, "precision": precision, "validation_windows": validation_count}
+        made_with = {"corpus": corpus.digest, "code": code_version(), "torch": torch.__version__}
+        write_atomically(folder / "run.json", json.dumps({**settings, **facts, **made_with}, indent=2) + "\n")
     lightning.seed_everything(training.seed, verbose=False)
-    torch.set_flush_denormal(True)  # attention weights near 0 would otherwise slow a CPU's products threefold
+    torch.set_flush_denormal(True)  # attention weights near 0 would otherwise slow a CPU's products
     module = LanguageModel(model, training, torch.from_numpy(corpus.tokenizer.byte_lengths))
     data = StepBatches(corpus.train, corpus.validation, training, validation_count)
     counter = ComputeBudget(budget)
@@ -110,8 +112,24 @@ def fit(
     callbacks = [counter, metrics, monitor, _checkpoints(folder, training), _throughput(training, parallel)]
     if report is not None:
         callbacks.append(ReportProgress(report, training.steps))
+    trainer = _trainer(folder, training, parallel, precision, callbacks, progress_bar)
+    last = folder / "checkpoints" / LAST
+    trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
+    if module.bits_per_byte is None:  # the checkpoint was the finished run's, so nothing was left to train
+        trainer.validate(module, data, verbose=False)
+    return _fitted(trainer, module, counter, metrics, monitor)
+
+
+def _trainer(
+    folder: Path,
+    training: TrainingConfig,
+    parallel: ParallelConfig,
+    precision: str,
+    callbacks: list[lightning.Callback],
+    progress_bar: bool,
+) -> lightning.Trainer:
     _quiet()
-    trainer = lightning.Trainer(
+    return lightning.Trainer(
         accelerator=parallel.accelerator,
         devices=parallel.devices,
         num_nodes=parallel.num_nodes,
@@ -129,11 +147,6 @@ def fit(
         enable_progress_bar=progress_bar,
         enable_model_summary=False,
     )
-    last = folder / "checkpoints" / LAST
-    trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
-    if module.bits_per_byte is None:  # the checkpoint was the finished run's, so nothing was left to train
-        trainer.validate(module, data, verbose=False)
-    return _fitted(trainer, module, counter, metrics, monitor)
 
 
 def _checkpoints(folder: Path, training: TrainingConfig) -> ModelCheckpoint:
@@ -179,10 +192,6 @@ def _fitted(
         token_entropy=mean([stats.entropy for stats in layers], math.nan),
         dropped_share=mean([stats.dropped for stats in layers], 0.0),
     )
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _quiet() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from toolkit.checks import require_choice, require_positive
+from toolkit.checks import require, require_choice, require_positive
 from toolkit.layers.experts.cpu import cpu_experts
 from toolkit.layers.experts.grouped_mm import grouped_mm_experts
 from toolkit.layers.experts.reference import reference_experts
@@ -50,7 +50,13 @@ class Experts(nn.Module):
             nn.init.normal_(weight, std=weight.shape[2] ** -0.5)
 
     def forward(self, x: Tensor, assignment: Assignment) -> Tensor:
-        """x (tokens, dim) -> (tokens, dim): each token's experts, weighted by its gates and summed."""
+        """x (tokens, dim) -> (tokens, dim): each token's experts, weighted by its gates and summed.
+
+        Raises:
+            ValueError: if the assignment is over another number of experts.
+        """
+        experts = self.down_proj.shape[0]
+        require(assignment.num_experts == experts, "assignment.num_experts", assignment.num_experts, f"{experts}")
         gate_up: Tensor = self.gate_up_proj
         down: Tensor = self.down_proj
         if torch.is_autocast_enabled(x.device.type):

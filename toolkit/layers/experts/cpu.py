@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from toolkit.checks import refuse_double_backward
 from toolkit.routing import Assignment, ExpertRows, sort_by_expert
 
 LOW_PRECISION_ROWS = 64
@@ -45,8 +45,8 @@ class _Experts(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_double_backward("the cpu experts")
         x, weight, gate_up, down, hidden = ctx.saved_tensors
         token, counts = ctx.rows.token, ctx.rows.counts
         with torch.autocast(x.device.type, enabled=False):

@@ -1,0 +1,62 @@
+"""What a set of processes may be, how it shares a batch, and which process speaks for all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from toolkit.parallel import ParallelConfig, is_main_process
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"devices": 0}, "devices=0: it must be positive"),
+        ({"num_nodes": -1}, "num_nodes=-1: it must be positive"),
+        ({"accelerator": "tpu"}, "accelerator='tpu': it must be one of 'auto', 'cpu', 'gpu'"),
+        ({"strategy": "fsdp"}, "strategy='fsdp': it must be one of 'auto', 'ddp'"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ParallelConfig(**settings)
+
+
+@pytest.mark.parametrize(("devices", "num_nodes"), [(1, 1), (2, 1), (1, 3), (4, 2)])
+def test_the_processes_shares_make_up_the_batch(devices: int, num_nodes: int) -> None:
+    parallel = ParallelConfig(devices=devices, num_nodes=num_nodes)
+    assert parallel.world_size == devices * num_nodes
+    assert parallel.local_batch(48) * parallel.world_size == 48
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+    right = r"batch_size=10: it must be a multiple of devices \* num_nodes = 2 \* 2 = 4"
+    with pytest.raises(ValueError, match=right):
+        ParallelConfig(devices=2, num_nodes=2).local_batch(10)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp"])
+@pytest.mark.parametrize(("devices", "expected"), [(1, "auto"), (2, "ddp")])
+def test_several_processes_are_always_ddp(strategy: str, devices: int, expected: str) -> None:
+    assert ParallelConfig(devices=devices, strategy=strategy).lightning_strategy == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "main"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "0"}, True),  # Lightning's launcher sets it for the processes it starts
+        ({"LOCAL_RANK": "1"}, False),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),  # torchrun
+        ({"RANK": "4", "LOCAL_RANK": "0"}, False),  # the first process of the second node
+        ({"SLURM_PROCID": "0"}, True),
+        ({"SLURM_PROCID": "8", "LOCAL_RANK": "0"}, False),
+    ],
+)
+def test_rank_0_is_the_main_process(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], main: bool) -> None:
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_main_process() == main

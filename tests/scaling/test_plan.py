@@ -1,0 +1,234 @@
+"""Plans: every budget spent, nothing named twice, and sparse models that differ only in what they do not use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from toolkit.compute import cost, memory
+from toolkit.models import DecoderConfig, FeedForwardConfig, MoEConfig
+from toolkit.scaling import Grid, IsoFLOP, ModelShape, PlannedRun, plan_isoflop
+from toolkit.scaling.plan import FAMILIES, TOLERANCE, data_warnings
+from toolkit.training import TrainingConfig
+
+BASE = TrainingConfig(steps=1, context=32, batch_size=4, precision="32-true")
+DIMS = (8, 16, 24, 32)
+
+
+def plan(
+    *budgets: IsoFLOP, shape: ModelShape | None = None, base: TrainingConfig = BASE, **grid: Any
+) -> list[PlannedRun]:
+    return plan_isoflop(Grid(budgets, **grid), shape or ModelShape(), 256, base)
+
+
+def step_flops(run: PlannedRun) -> float:
+    return cost(run.model, run.training.context).training_flops["exact"] * run.training.tokens_per_step
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> Grid:
+    flops = draw(st.lists(st.floats(1e9, 1e12), min_size=1, max_size=3, unique_by=lambda value: f"{value:g}"))
+    dims = st.lists(st.sampled_from(DIMS), min_size=1, max_size=3, unique=True).map(tuple)
+    families = st.lists(st.sampled_from(FAMILIES), min_size=1, max_size=4, unique=True).map(tuple)
+    budgets = tuple(IsoFLOP(value, draw(dims), draw(st.none() | families)) for value in flops)
+    return Grid(budgets, families=draw(families), seeds=draw(st.integers(1, 3)))
+
+
+@settings(max_examples=50)
+@given(grids(), st.sampled_from([1, 2]), st.sampled_from([16, 32]))
+def test_every_run_spends_its_budget_within_1_percent(grid: Grid, batch_size: int, context: int) -> None:
+    base = TrainingConfig(steps=1, context=context, batch_size=batch_size, precision="32-true")
+    try:
+        runs = plan_isoflop(grid, ModelShape(num_experts=4), 256, base)
+    except ValueError as error:
+        assert "flops=" in str(error)  # refused, never planned wrong
+        assume(False)
+    for run in runs:
+        spent = step_flops(run) * run.training.steps
+        assert abs(spent / run.budget - 1) <= TOLERANCE
+        assert abs(spent - run.budget) <= step_flops(run) / 2 * (1 + 1e-9)  # and no other number of steps is nearer
+        assert run.flops["exact"] == pytest.approx(spent)
+        assert run.tokens == run.training.steps * batch_size * context
+    asked = sum(len(budget.dims) * len(budget.families or grid.families) for budget in grid.budgets)
+    assert len({run.name for run in runs}) == len(runs) == asked * grid.seeds
+
+
+def test_seeds_are_outermost_so_that_half_a_study_is_a_whole_one() -> None:
+    runs = plan(IsoFLOP(1e10, (16, 24)), IsoFLOP(2e10, (24,), families=("dense",)), families=("dense", "moe"), seeds=2)
+    cells = [(run.family, run.budget, run.dim) for run in runs]
+    assert [run.seed for run in runs] == [0] * 5 + [1] * 5
+    assert cells[:5] == cells[5:]
+    assert len(set(cells[:5])) == 5
+    assert [run.training.seed for run in runs] == [run.seed for run in runs]
+
+
+def test_a_run_takes_its_own_steps_rate_and_seed_and_the_rest_from_the_base() -> None:
+    base = TrainingConfig(steps=1, context=16, batch_size=2, schedule="wsd", weight_decay=0.3, precision="32-true")
+    (run,) = plan(IsoFLOP(1e10, (24,)), base=base, families=("moe",), seeds=1, learning_rate_times_dim=0.6)
+    assert run.training.learning_rate == pytest.approx(0.6 / 24)
+    assert run.training.steps == round(1e10 / step_flops(run))
+    own = {"steps", "learning_rate", "seed"}
+    kept = {name: value for name, value in vars(run.training).items() if name not in own}
+    assert kept == {name: value for name, value in vars(base).items() if name not in own}
+
+
+def test_the_names_say_the_cell() -> None:
+    (run,) = plan(IsoFLOP(1.5e11, (24,)), families=("moe+window",), seeds=1)
+    assert run.name == "moe+window-dim24-flops1.5e11-seed0"
+
+
+@pytest.mark.parametrize("dim", [24, 64, 128])
+@pytest.mark.parametrize("windowed", ["", "+window"])
+def test_dense_and_moe_have_equal_active_parameters_up_to_the_router(dim: int, windowed: str) -> None:
+    shape = ModelShape(layers=3, feed_forward_ratio=4.0, num_experts=8, top_k=3, shared_experts=1)
+    dense, moe = (cost(shape.decoder(family + windowed, dim, 256), 32) for family in ("dense", "moe"))
+    routers = 3 * 8 * dim
+    assert moe.total_active_parameters == dense.total_active_parameters + routers
+    assert moe.active_parameters["router"] == routers
+    assert moe.parameters["experts"] == 8 / 3 * moe.active_parameters["experts"]
+    assert moe.training_flops["exact"] - dense.training_flops["exact"] == pytest.approx(6 * routers)
+
+
+def test_a_window_changes_no_parameter() -> None:
+    shape = ModelShape(window=4)
+    for family in ("dense", "moe"):
+        full, window = (cost(shape.decoder(name, 32, 256), 32) for name in (family, f"{family}+window"))
+        assert full.parameters == window.parameters
+        assert window.training_flops["exact"] < full.training_flops["exact"]
+
+
+def test_the_decoder_is_what_the_shape_says() -> None:
+    shape = ModelShape(
+        layers=3, head_dim=16, queries_per_kv_head=2, feed_forward_ratio=2.5, num_experts=6, top_k=2, shared_experts=1,
+        balance=0.03, z_loss=0.0, window=5, tied_head=False,
+    )  # fmt: skip
+    moe, dense = shape.decoder("moe+window", 64, 300), shape.decoder("dense", 64, 300)
+    assert (moe.vocab_size, moe.dim, len(moe.blocks), moe.tied_head) == (300, 64, 3, False)
+    attention = moe.blocks[0].attention
+    assert (attention.heads, attention.kv_heads, attention.head_dim) == (4, 2, 16)
+    assert attention.pattern == "Causal() & SlidingWindow(5)"
+    assert moe.blocks[2].feed_forward == MoEConfig(round(160 / 3), 6, 2, 1, 0.03, 0.0)
+    assert dense.blocks[0].attention.pattern == "Causal()"
+    assert dense.blocks[0].feed_forward == FeedForwardConfig(160)
+
+
+@pytest.mark.parametrize(("dim", "heads", "head_dim"), [(24, 1, 24), (63, 1, 63), (64, 1, 64), (128, 2, 64)])
+def test_a_narrow_model_has_one_head_of_its_own_width(dim: int, heads: int, head_dim: int) -> None:
+    model: DecoderConfig = ModelShape(head_dim=64).decoder("dense", dim, 256)
+    assert (model.blocks[0].attention.heads, model.blocks[0].attention.head_dim) == (heads, head_dim)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        *[
+            ({name: 0}, f"{name}=0: it must be positive")
+            for name in ("layers", "head_dim", "queries_per_kv_head", "feed_forward_ratio", "num_experts", "top_k")
+        ],
+        ({"window": -1}, "window=-1: it must be positive"),
+        ({"top_k": 9}, "top_k=9: it must be at most num_experts=8"),
+        ({"shared_experts": -1}, "shared_experts=-1: it must be 0 or more"),
+    ],
+)
+def test_a_bad_shape_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelShape(**settings)
+
+
+@pytest.mark.parametrize(
+    ("family", "dim", "shape", "message"),
+    [
+        ("mixture", 32, ModelShape(), "families='mixture': it must be one of dense, moe, dense.window, moe.window"),
+        ("dense", 145, ModelShape(head_dim=64), "dims=145: it must be below 64 or a multiple of head_dim=64"),
+        ("dense", 64, ModelShape(head_dim=32, queries_per_kv_head=4), "queries_per_kv_head=4: it must be a divisor of"),
+    ],
+)
+def test_a_width_or_family_that_makes_no_model_is_refused(
+    family: str, dim: int, shape: ModelShape, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        shape.decoder(family, dim, 256)
+
+
+@pytest.mark.parametrize("dim", [100, 130])
+def test_a_width_that_is_no_multiple_of_the_head_s_is_refused_even_where_heads_divide_it(dim: int) -> None:
+    with pytest.raises(ValueError, match=f"dims={dim}: it must be below 64 or a multiple of head_dim=64"):
+        ModelShape(head_dim=64).decoder("dense", dim, 256)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"flops": 0.0, "dims": (8,)}, "flops=0.0: it must be positive"),
+        ({"flops": 1e9, "dims": ()}, r"dims=\(\): it must be at least one positive width"),
+        ({"flops": 1e9, "dims": (8, 0)}, r"dims=\(8, 0\): it must be at least one positive width"),
+    ],
+)
+def test_a_bad_budget_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        IsoFLOP(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budgets": ()}, r"budgets=\(\): it must be at least one"),
+        ({"seeds": 0}, "seeds=0: it must be positive"),
+        ({"learning_rate_times_dim": 0.0}, "learning_rate_times_dim=0.0: it must be positive"),
+        ({"families": ("dense", "moa")}, "families='moa': it must be among dense, moe"),
+        ({"budgets": (IsoFLOP(1e9, (8,), families=("sparse",)),)}, "families='sparse': it must be among dense, moe"),
+    ],
+)
+def test_a_bad_grid_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Grid(**{"budgets": (IsoFLOP(1e9, (8,)),), **settings})
+
+
+def test_a_budget_below_one_step_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"flops=1e\+06: it must be at least .*, one step of dense at dim=16"):
+        plan(IsoFLOP(1e6, (16,)), families=("dense",))
+
+
+def test_a_budget_that_no_whole_number_of_steps_spends_is_refused() -> None:
+    (run,) = plan(IsoFLOP(1e10, (16,)), families=("dense",), seeds=1)
+    step = step_flops(run)
+    for steps in (1.4, 7.5, 30.4):
+        with pytest.raises(ValueError, match="flops=.*: it must be within 1% of a whole number of steps"):
+            plan(IsoFLOP(steps * step, (16,)), families=("dense",))
+    (few,) = plan(IsoFLOP(3.02 * step, (16,)), families=("dense",), seeds=1)
+    assert few.training.steps == 3
+
+
+@pytest.mark.parametrize(
+    "budgets",
+    [
+        (IsoFLOP(1e10, (16, 16)),),
+        (IsoFLOP(1e10, (16,)), IsoFLOP(1e10, (24, 16))),
+        (IsoFLOP(1e10, (16,), families=("dense", "dense")),),
+        (IsoFLOP(1.00000001e10, (16,)), IsoFLOP(1e10, (16,))),  # other numbers, but the same name
+    ],
+)
+def test_a_cell_named_twice_is_refused(budgets: tuple[IsoFLOP, ...]) -> None:
+    with pytest.raises(ValueError, match=r"budgets=.*dim16.*: it must be a grid that names no cell twice"):
+        plan(*budgets, families=("dense",))
+
+
+def test_a_budget_that_needs_more_text_than_there_is_is_told() -> None:
+    runs = plan(IsoFLOP(1e10, (16, 32)), IsoFLOP(4e10, (16, 32)), families=("dense",), seeds=2)
+    tokens = {(run.budget, run.dim): run.tokens for run in runs}
+    assert data_warnings(runs, max(tokens.values())) == []
+    (line,) = data_warnings(runs, tokens[4e10, 16] // 2)
+    assert line.startswith(f"budget 4e10 needs {tokens[4e10, 16]:,} tokens")
+    assert "2.00 epochs" in line
+    assert len(data_warnings(runs, 1000)) == 2
+
+
+@pytest.mark.parametrize(("precision", "counted"), [("32-true", "32-true"), ("64-true", "32-true")])
+def test_memory_is_of_one_device_s_share(precision: str, counted: str) -> None:
+    base = TrainingConfig(steps=1, context=32, batch_size=4, precision=precision)
+    (run,) = plan(IsoFLOP(1e10, (16,)), base=base, families=("moe",), seeds=1)
+    assert run.memory() == memory(run.model, 4, 32, counted)
+    assert run.memory(world_size=2) == memory(run.model, 2, 32, counted)

@@ -1,0 +1,116 @@
+"""Bits per byte by brute force, the FLOPs Lightning is told, and what a checkpoint needs to hold."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+from training_cases import MODEL, training
+
+from toolkit.compute import cost
+from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig
+from toolkit.training import LanguageModel, learning_rate_factor, training_loss
+
+SMALL = DecoderConfig(vocab_size=11, dim=16, blocks=(BlockConfig(AttentionConfig(heads=2), FeedForwardConfig(24)),))
+
+
+def validate(module: LanguageModel, batches: list[Tensor]) -> float:
+    """As Lightning does."""
+    module.eval()
+    module.on_validation_epoch_start()
+    with torch.no_grad():
+        for index, batch in enumerate(batches):
+            module.validation_step(batch, index)
+    module.on_validation_epoch_end()
+    assert module.bits_per_byte is not None
+    return module.bits_per_byte
+
+
+def by_hand(module: LanguageModel, windows: Tensor, lengths: list[int]) -> float:
+    """Bits of all targets over bytes of all targets, token by token in doubles."""
+    bits, size = 0.0, 0
+    with torch.no_grad():
+        probabilities = module.decoder(windows[:, :-1]).logits.double().softmax(-1)
+    for row, window in enumerate(windows.tolist()):
+        for place, target in enumerate(window[1:]):
+            bits -= math.log2(probabilities[row, place, target])
+            size += lengths[target]
+    return bits / size
+
+
+@pytest.mark.parametrize("split", [[7], [3, 3, 1], [1, 6]])
+def test_bits_per_byte_are_a_quotient_of_sums_whatever_the_batches(split: list[int]) -> None:
+    lengths = [1, 2, 5, 1, 3, 8, 1, 1, 2, 4, 6]
+    module = LanguageModel(SMALL, training(), torch.tensor(lengths)).eval()
+    windows = torch.randint(11, (7, 20))
+    assert validate(module, list(windows.split(split))) == pytest.approx(by_hand(module, windows, lengths), rel=1e-6)
+
+
+def test_a_token_is_a_byte_unless_said_otherwise() -> None:
+    module, windows = LanguageModel(SMALL, training()).eval(), torch.randint(11, (4, 20))
+    assert validate(module, [windows]) == pytest.approx(by_hand(module, windows, [1] * 11), rel=1e-6)
+
+
+def test_a_uniform_guess_over_256_bytes_is_8_bits() -> None:
+    module = LanguageModel(MODEL, training())
+    with torch.no_grad():
+        module.decoder.embedding.weight.zero_()  # the head too: every logit is 0
+    assert validate(module, [torch.randint(256, (3, 33))]) == pytest.approx(8.0)
+
+
+def test_each_validation_starts_from_nothing() -> None:
+    module, first, second = LanguageModel(SMALL, training()), torch.randint(11, (4, 20)), torch.randint(11, (4, 20))
+    alone = validate(module, [second])
+    validate(module, [first])
+    assert validate(module, [second]) == alone
+
+
+def test_the_loss_that_is_minimised_and_the_one_that_is_shown() -> None:
+    module, windows = LanguageModel(MODEL, training()), torch.randint(256, (4, 33))
+    loss = module.training_step(windows, 0)
+    expected, nll = training_loss(module.decoder, windows)
+    assert torch.equal(loss, expected)
+    assert torch.equal(module.last_loss, nll)
+    assert loss > nll  # the routers' losses are positive
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_flops_of_a_batch_are_this_device_s_share(world_size: int) -> None:
+    config = training(context=24, batch_size=6)
+    module = LanguageModel(MODEL, config)
+    module._trainer = SimpleNamespace(world_size=world_size)  # type: ignore[assignment]
+    total = cost(MODEL, 24).training_flops["exact"] * 24 * 6
+    assert module.flops_per_batch * world_size == pytest.approx(total, abs=1)
+
+
+def test_the_schedule_sets_each_step_s_learning_rate() -> None:
+    config = training(steps=10, learning_rate=0.02)
+    parts = LanguageModel(SMALL, config).configure_optimizers()
+    optimizer, schedule = parts["optimizer"], parts["lr_scheduler"]["scheduler"]
+    assert parts["lr_scheduler"]["interval"] == "step"
+    for step in range(10):
+        rate = pytest.approx(0.02 * learning_rate_factor(step, config))
+        assert all(group["lr"] == rate for group in optimizer.param_groups)
+        optimizer.step()
+        schedule.step()
+
+
+def test_the_gradient_s_norm_is_clipped() -> None:
+    module = LanguageModel(SMALL, training())
+    for parameter in module.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    before = [parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None]
+    norm = torch.cat([gradient.flatten() for gradient in before]).norm()
+    optimizer = module.configure_optimizers()["optimizer"]
+    module.configure_gradient_clipping(optimizer, 2 * float(norm))
+    assert all(torch.equal(p.grad, g) for p, g in zip(module.parameters(), before, strict=True) if p.grad is not None)
+    module.configure_gradient_clipping(optimizer, 0.5)
+    for parameter, gradient in zip(module.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient * 0.5 / norm)
+
+
+def test_byte_lengths_are_no_part_of_the_weights() -> None:
+    assert all(name.startswith("decoder.") for name in LanguageModel(SMALL, training()).state_dict())
