@@ -115,8 +115,8 @@ def test_the_decoder_is_what_the_shape_says() -> None:
     assert dense.blocks[0].feed_forward == FeedForwardConfig(160)
 
 
-@pytest.mark.parametrize(("dim", "heads", "head_dim"), [(24, 1, 24), (63, 1, 63), (64, 1, 64), (128, 2, 64)])
-def test_a_narrow_model_has_one_head_of_its_own_width(dim: int, heads: int, head_dim: int) -> None:
+@pytest.mark.parametrize(("dim", "heads", "head_dim"), [(24, 1, 24), (64, 1, 64), (96, 1, 96), (128, 2, 64), (192, 3, 64)])
+def test_a_width_is_shared_by_as_many_heads_as_fit(dim: int, heads: int, head_dim: int) -> None:
     model: DecoderConfig = ModelShape(head_dim=64).decoder("dense", dim, 256)
     assert (model.blocks[0].attention.heads, model.blocks[0].attention.head_dim) == (heads, head_dim)
 
@@ -153,12 +153,6 @@ def test_a_width_or_family_that_makes_no_model_is_refused(
         shape.decoder(family, dim, 256)
 
 
-@pytest.mark.parametrize("dim", [100, 130])
-def test_a_width_that_is_no_multiple_of_the_head_s_is_refused_even_where_heads_divide_it(dim: int) -> None:
-    with pytest.raises(ValueError, match=f"dims={dim}: it must be below 64 or a multiple of head_dim=64"):
-        ModelShape(head_dim=64).decoder("dense", dim, 256)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -188,7 +182,7 @@ def test_a_bad_grid_is_refused(settings: dict[str, Any], message: str) -> None:
 
 
 def test_a_budget_below_one_step_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"flops=1e\+06: it must be at least .*, one step of dense at dim=16"):
+    with pytest.raises(ValueError, match=r"flops=1000000.0: it must be at least .*, one step of dense at dim=16"):
         plan(IsoFLOP(1e6, (16,)), families=("dense",))
 
 
