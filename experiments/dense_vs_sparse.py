@@ -56,7 +56,8 @@ def write_study_report(study: Study, rows: Sequence[RunResult]) -> Path:
         best = min(sparse, key=lambda row: row.bits_per_byte)
         with np.load(study.folder.run(best.run) / "load.npz") as saved:
             loads = {name: saved[name] for name in saved.files if name != "steps"}
-            figures.append(plot_expert_load(loads, saved["steps"], folder / "expert_load.png", best.run))
+            if len(saved["steps"]) > 1:  # a run shorter than log_every has one record, and no course to draw
+                figures.append(plot_expert_load(loads, saved["steps"], folder / "expert_load.png", best.run))
     return write_report(folder, rows, study.description(TITLE, QUESTION), figures=figures)
 
 

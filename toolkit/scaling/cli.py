@@ -27,18 +27,25 @@ NOT_RESULTS = ("config", "out", "cache", "workers", "threads", "devices", "num_n
 USER_ERROR = 2
 """Exit code when the user's settings cannot be used."""
 
+UNKNOWN = (
+    r"unrecognized arguments: --([\w.]+)",
+    r"Group '([\w.]+)' does not accept option '([\w.]+)'",
+    r"Option '([\w.]+)' is not accepted",
+    r"[Kk]ey ['\"]?([\w.]+)",
+)
+"""How jsonargparse names a setting it refuses, on the command line and in YAML."""
+
 
 class _Parser(ArgumentParser):
     """Refuses in one line, with the nearest name that exists."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        unknown = re.search(r"(?:unrecognized arguments: --|[Kk]ey ['\"]?)([\w.]+)", message)
+        found = next((match for pattern in UNKNOWN if (match := re.search(pattern, message))), None)
         hint = ""
-        if unknown:
-            known = [action.dest for action in self._actions]
-            near = difflib.get_close_matches(unknown.group(1), known, n=1)
-            exists = unknown.group(1) in known
-            hint = "" if exists else f"; did you mean {near[0]}?" if near else "; --help lists every setting"
+        if found:
+            name, known = ".".join(found.groups()), [action.dest for action in self._actions]
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = "" if name in known else f"; did you mean {near[0]}?" if near else "; --help lists every setting"
         raise ValueError(" ".join(message.split()) + hint)
 
 
@@ -95,9 +102,12 @@ def run_experiment(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _preset(arguments: Sequence[str]) -> str:
-    first = argparse.ArgumentParser(add_help=False)
+    first = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     first.add_argument("--preset", type=str, default="demo")
-    return str(first.parse_known_args(list(arguments))[0].preset)
+    try:
+        return str(first.parse_known_args(list(arguments))[0].preset)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from None
 
 
 def _study(parser: ArgumentParser, settings: Namespace) -> Study:

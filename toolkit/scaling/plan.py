@@ -127,8 +127,11 @@ class Grid:
         require_positive(seeds=self.seeds, learning_rate_times_dim=self.learning_rate_times_dim)
         require(len(self.budgets) > 0, "budgets", self.budgets, "at least one")
         known = "among " + ", ".join(FAMILIES)
-        for family in (*self.families, *(name for budget in self.budgets for name in budget.families or ())):
-            require(family in FAMILIES, "families", family, known)
+        for budget in self.budgets:
+            families = self.families if budget.families is None else budget.families
+            require(len(families) > 0, "families", families, f"at least one {known}")
+            for family in families:
+                require(family in FAMILIES, "families", family, known)
 
 
 @dataclass(frozen=True)

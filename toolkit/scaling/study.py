@@ -66,8 +66,12 @@ class Study:
     @cached_property
     def prepared(self) -> Corpus:
         """The tokenised corpus, checked to hold the windows that are asked of it."""
-        corpus = prepare_corpus(self.corpus, self.cache)
-        validation_windows(corpus.validation, self.training.context, self.validation_windows)
+        corpus, context = prepare_corpus(self.corpus, self.cache), self.training.context
+        for tokens in (corpus.train, corpus.validation):
+            validation_windows(tokens, context, 1)  # refuses a context that is longer than they are
+        most = (len(corpus.validation) - 1) // context
+        right = f"at most {most}, the windows of context={context} in the validation split"
+        require(self.validation_windows <= most, "validation_windows", self.validation_windows, right)
         return corpus
 
     @cached_property
@@ -123,12 +127,12 @@ class Study:
         )
 
     def claim_folder(self) -> None:
-        """Make the folder this study's, before anything long begins.
+        """Make the folder this study's, once it is sure that it can be planned and before anything long begins.
 
         Raises:
             ValueError: if it holds another study or cannot be written.
         """
-        if is_main_process():
+        if is_main_process() and self.runs:
             self.folder.claim(self.settings)
 
     def run(self) -> list[RunResult]:

@@ -48,7 +48,7 @@ class StepBatches(lightning.LightningDataModule):
         """This process's share of the validation windows, in batches."""
         trainer = self._attached()
         mine = self.windows[trainer.global_rank :: trainer.world_size]
-        batches = mine.split(max(self.config.batch_size // trainer.world_size, 16))
+        batches = mine.split(self.config.batch_size // trainer.world_size)
         return DataLoader(batches, batch_size=None)
 
     def _attached(self) -> lightning.Trainer:

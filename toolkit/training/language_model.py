@@ -37,6 +37,7 @@ class LanguageModel(lightning.LightningModule):
         self.model_config, self.training_config = model, training
         self.decoder = Decoder(model)
         self.flops_per_token = cost(model, training.context).training_flops
+        self.forward_flops_per_token = cost(model, training.context).forward_flops
         self.last_loss = torch.tensor(math.nan)  # nats per token of the last training batch, this process
         self.bits_per_byte: float | None = None  # of the last validation, over all processes
         lengths = torch.ones(model.vocab_size) if byte_lengths is None else byte_lengths
@@ -47,9 +48,12 @@ class LanguageModel(lightning.LightningModule):
 
     @property
     def flops_per_batch(self) -> int:
-        """`exact` training FLOPs of one step on one device (what Lightning's ThroughputMonitor asks for)."""
-        tokens = self.training_config.tokens_per_step
-        return round(self.flops_per_token["exact"] * tokens / self.trainer.world_size)
+        """`exact` FLOPs of one batch on one device, as Lightning's ThroughputMonitor asks for them.
+
+        Forward and backward when training, forward only in eval mode.
+        """
+        per_token = self.flops_per_token if self.training else self.forward_flops_per_token
+        return round(per_token["exact"] * self.training_config.tokens_per_step / self.trainer.world_size)
 
     def training_step(self, windows: Tensor, batch_idx: int) -> Tensor:
         """windows (batch, context + 1) -> the loss to minimise, scalar."""

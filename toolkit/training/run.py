@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, ThroughputMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from toolkit.checks import require
 from toolkit.data import Corpus
 from toolkit.files import write_atomically
 from toolkit.models import DecoderConfig
@@ -95,6 +96,9 @@ def fit(
     """
     parallel = ParallelConfig() if parallel is None else parallel
     parallel.local_batch(training.batch_size)
+    gpus = torch.cuda.device_count()
+    enough = parallel.accelerator != "gpu" or parallel.devices <= gpus
+    require(enough, "devices", parallel.devices, f"at most the {gpus} GPUs of this machine with accelerator='gpu'")
     precision = resolve_precision(training.precision, parallel.accelerator)
     if is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +113,7 @@ def fit(
     counter = ComputeBudget(budget)
     metrics = RunMetrics(folder, counter, training.log_every, hparams or {})
     monitor = RouterMonitor(folder, training.log_every)
-    callbacks = [counter, metrics, monitor, _checkpoints(folder, training), _throughput(training, parallel)]
+    callbacks = [counter, metrics, monitor, _checkpoints(folder, training), _throughput()]
     if report is not None:
         callbacks.append(ReportProgress(report, training.steps))
     trainer = _trainer(folder, training, parallel, precision, callbacks, progress_bar)
@@ -159,11 +163,11 @@ def _checkpoints(folder: Path, training: TrainingConfig) -> ModelCheckpoint:
     )
 
 
-def _throughput(training: TrainingConfig, parallel: ParallelConfig) -> ThroughputMonitor:
-    local = training.batch_size // parallel.world_size
+def _throughput() -> ThroughputMonitor:
+    """Tokens (``items``) and FLOPs per second; Lightning adds the MFU where it knows the chip's peak."""
     return ThroughputMonitor(
-        batch_size_fn=lambda batch: local,
-        length_fn=lambda batch: local * training.context,
+        batch_size_fn=lambda windows: windows.shape[0],
+        length_fn=lambda windows: windows.shape[0] * (windows.shape[1] - 1),
         window_size=10,
     )
 

@@ -1,0 +1,239 @@
+"""Sweeps: each run once, whatever the workers and whenever they are cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from synthetic_study import run_result
+
+from toolkit.data import CorpusConfig, prepare_corpus
+from toolkit.parallel import ParallelConfig
+from toolkit.scaling import Grid, IsoFLOP, ModelShape, PlannedRun, RunResult, StudyFolder, plan_isoflop, sweep
+from toolkit.scaling.sweep import SweepSettings, run_sweep, step_seconds, train_one
+from toolkit.training import TrainingConfig
+
+BASE = TrainingConfig(
+    steps=1, context=32, batch_size=4, precision="32-true", evaluations=1, log_every=10, checkpoint_minutes=0.001
+)
+BY_CLOCK = {"seconds", "seconds_wall"}
+
+
+@pytest.fixture(autouse=True)
+def _process_as_it_was() -> Iterator[None]:
+    """Training flushes denormals to zero and sets threads for its whole process."""
+    environment = dict(os.environ)
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(1)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        words = rng.choice(["def", "return", "alpha", "beta", "loop", "x"], 400)
+        (folder / f"file{number}.txt").write_text(" ".join(words))
+    return folder
+
+
+def plan(flops: float = 4e8, families: tuple[str, ...] = ("dense", "moe"), seeds: int = 2) -> list[PlannedRun]:
+    shape = ModelShape(layers=1, num_experts=4, window=8)
+    return plan_isoflop(Grid((IsoFLOP(flops, (16,)),), families=families, seeds=seeds), shape, 256, BASE)
+
+
+def settings(text: Path, folder: Path, workers: int = 1) -> SweepSettings:
+    corpus = CorpusConfig(paths=(str(text),), validation_share=0.3)
+    cache = text.parent / "cache"
+    return SweepSettings(StudyFolder(folder), corpus, cache, ParallelConfig(), workers, 1, 20)
+
+
+def same(rows: Sequence[RunResult]) -> list[str]:
+    """All but what a clock says; as text, in which nan equals nan."""
+    return [repr({name: value for name, value in asdict(row).items() if name not in BY_CLOCK}) for row in rows]
+
+
+RUNS = plan()
+SECONDS = {run.name: 0.01 for run in RUNS}
+
+
+def test_two_workers_give_what_one_gives(text: Path, tmp_path: Path) -> None:
+    one = run_sweep(RUNS, settings(text, tmp_path / "one"), SECONDS)
+    two = run_sweep(RUNS, settings(text, tmp_path / "two", workers=2), SECONDS)
+    assert [row.run for row in one] == [run.name for run in RUNS]
+    assert same(one) == same(two)
+    for folder in ("one", "two"):
+        assert {row.run for row in StudyFolder(tmp_path / folder).table.read()} == {run.name for run in RUNS}
+    for run, row in zip(RUNS, one, strict=True):
+        assert row.flops_planned == run.flops["exact"]
+        assert row.flops_spent == pytest.approx(row.flops_planned)
+        assert row.flops_palm == pytest.approx(run.flops["palm"])
+        assert row.flops_hardware == pytest.approx(run.flops["hardware"])
+        assert (row.steps, row.tokens) == (run.training.steps, run.tokens)
+        assert row.active_parameters == run.cost.total_active_parameters
+        assert row.parameters == run.cost.total_parameters
+        assert row.seconds == pytest.approx(0.01 * row.steps)
+        assert row.seconds_wall > 0
+        assert row.epochs == pytest.approx(row.tokens / len(prepare_corpus(*corpus_of(text)).train))
+    assert len({row.bits_per_byte for row in one}) == len(RUNS)
+
+
+def corpus_of(text: Path) -> tuple[CorpusConfig, Path]:
+    made = settings(text, text)
+    return made.corpus, made.cache
+
+
+class Recorder:
+    """Stands for training: says which runs were trained, and may fail at one of them."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.trained: list[str] = []
+        self.rows_before: list[int] = []
+        self.fails = fails
+
+    def __call__(
+        self, run: PlannedRun, corpus: Any, how: SweepSettings, seconds: float, report: Any = None
+    ) -> RunResult:
+        self.trained.append(run.name)
+        self.rows_before.append(len(how.folder.table.read()))
+        if run.name == self.fails:
+            raise KeyboardInterrupt
+        values = asdict(run_result(run.family, run.budget, run.dim, run.seed, 2.0))
+        return RunResult(**{**values, "run": run.name})
+
+
+def test_each_run_is_recorded_before_the_next_begins(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(sweep, "train_one", recorder)
+    rows = run_sweep(RUNS, settings(text, tmp_path), SECONDS)
+    assert recorder.trained == [run.name for run in RUNS] == [row.run for row in rows]
+    assert recorder.rows_before == [0, 1, 2, 3]
+
+
+def test_a_sweep_that_was_stopped_goes_on_with_the_next_unfinished_run(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [run.name for run in RUNS]
+    monkeypatch.setattr(sweep, "train_one", Recorder(fails=names[2]))
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(RUNS, settings(text, tmp_path), SECONDS)
+    table = StudyFolder(tmp_path).table
+    assert [row.run for row in table.read()] == names[:2]
+    recorder = Recorder()
+    monkeypatch.setattr(sweep, "train_one", recorder)
+    rows = run_sweep(RUNS, settings(text, tmp_path), SECONDS)
+    assert recorder.trained == names[2:]
+    assert [row.run for row in rows] == names
+    assert "2 of 4 runs are finished already" in capsys.readouterr().out
+    before = table.path.read_bytes(), table.path.stat().st_mtime_ns
+    recorder.trained.clear()
+    assert same(run_sweep(RUNS, settings(text, tmp_path), SECONDS)) == same(rows)
+    assert recorder.trained == []
+    assert (table.path.read_bytes(), table.path.stat().st_mtime_ns) == before
+
+
+def test_rows_are_in_planned_order_whatever_the_order_they_ended_in(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "train_one", Recorder())
+    run_sweep(RUNS[::-1], settings(text, tmp_path), SECONDS)
+    assert [row.run for row in run_sweep(RUNS, settings(text, tmp_path), SECONDS)] == [run.name for run in RUNS]
+    assert [row.run for row in run_sweep(RUNS[1:3], settings(text, tmp_path), SECONDS)] == [
+        run.name for run in RUNS[1:3]
+    ]
+
+
+def test_what_a_run_left_without_a_checkpoint_is_not_gone_on_from(text: Path, tmp_path: Path) -> None:
+    (run,) = plan(families=("dense",), seeds=1)
+    how = settings(text, tmp_path)
+    corpus = prepare_corpus(how.corpus, how.cache)
+    clean = train_one(run, corpus, settings(text, tmp_path / "clean"), 0.01)
+    left = how.folder.run(run.name)
+    left.mkdir(parents=True)
+    (left / "metrics.jsonl").write_text('{"step": 1, "train/loss": 99.0}\n')
+    (left / "events.out.tfevents.0.old").write_bytes(b"half an event")
+    row = train_one(run, corpus, how, 0.01)
+    assert same([row]) == same([clean])
+    assert not (left / "events.out.tfevents.0.old").exists()
+    assert "99.0" not in (left / "metrics.jsonl").read_text()
+
+
+def test_hparams_say_what_the_run_is(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from toolkit import training
+
+    given: dict[str, Any] = {}
+
+    def fit(*arguments: Any, **settings: Any) -> Any:
+        given.update(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit", fit, raising=False)
+    how = settings(text, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train_one(RUNS[1], prepare_corpus(how.corpus, how.cache), how, 0.01)
+    training_config = RUNS[1].training
+    assert given["hparams"] == {
+        "family": "moe",
+        "budget": 4e8,
+        "dim": 16,
+        "seed": 0,
+        "learning_rate": training_config.learning_rate,
+        "steps": training_config.steps,
+    }
+    assert given["validation_count"] == 20
+
+
+def probe(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Replace the clock by one that counts up; the list tells how many models each call timed."""
+    calls: list[int] = []
+
+    def timed(configs: Sequence[Any], device: str) -> list[float]:
+        calls.append(len(configs))
+        return [0.5 + index for index, _ in enumerate(configs)]
+
+    monkeypatch.setattr(sweep, "probe_step_seconds", timed)
+    return calls
+
+
+def test_a_step_s_time_is_measured_once_for_each_family_and_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = probe(monkeypatch)
+    seconds = step_seconds(RUNS, StudyFolder(tmp_path), threads=1)
+    assert calls == [2]  # two families at one width; seeds share a time
+    assert seconds == {run.name: 0.5 + (run.family == "moe") for run in RUNS}
+    assert json.loads((tmp_path / "step_seconds.json").read_text()) == {"dense-dim16": 0.5, "moe-dim16": 1.5}
+    assert step_seconds(RUNS, StudyFolder(tmp_path), threads=1) == seconds
+    assert calls == [2]
+
+
+def test_times_kept_are_the_ones_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = probe(monkeypatch)
+    (tmp_path / "step_seconds.json").write_text('{"dense-dim16": 7.0, "moe-dim16": 8.0}')
+    assert set(step_seconds(RUNS, StudyFolder(tmp_path), threads=1).values()) == {7.0, 8.0}
+    assert calls == []
+
+
+def test_a_cell_without_a_time_has_all_timed_anew_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = probe(monkeypatch)
+    (tmp_path / "step_seconds.json").write_text('{"dense-dim16": 7.0}')
+    assert set(step_seconds(RUNS, StudyFolder(tmp_path), threads=1).values()) == {0.5, 1.5}
+    assert calls == [2]
+
+
+def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe(monkeypatch)
+    step_seconds(RUNS, StudyFolder(tmp_path / "study"), threads=1)
+    assert not (tmp_path / "study").exists()
