@@ -29,11 +29,11 @@ def main(arguments: Sequence[str]) -> None:
     """Plan, train what is not trained yet, and write the report."""
     study, dry_run = read_study(arguments, PRESETS, __doc__ or "")
     console = Console(quiet=not is_main_process(), width=None if Console().is_terminal else 140)
-    if not dry_run:
-        study.claim_folder()
-    study.print_plan(console)
     if dry_run:
+        study.print_plan(console, study.seconds if study.can_be_timed else {})
         return
+    study.claim_folder()
+    study.print_plan(console, study.seconds)
     rows = study.run()
     if is_main_process():
         report = write_study_report(study, rows)

@@ -25,6 +25,9 @@ from toolkit.training.config import TrainingConfig
 from toolkit.training.precision import resolve_precision
 from toolkit.training.provenance import code_version
 
+DRY_RUN_STEP = 2e11
+"""A dry run on a CPU tries out steps of up to this many FLOPs: some seconds each."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -84,33 +87,56 @@ class Study:
         """Isolated seconds of one step, by run name; only the main process measures."""
         if not is_main_process():
             return {run.name: 0.0 for run in self.runs}
-        return step_seconds(self.runs, self.folder, self.threads)
+        return step_seconds(self.runs, self.folder, self.threads, self.parallel.accelerator)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether runs are trained on the CPU."""
+        return self.parallel.accelerator == "cpu" or not torch.cuda.is_available()
 
     @property
     def resolved_workers(self) -> int:
         """Runs at once."""
         if self.workers:
             return self.workers
-        on_cpu = self.parallel.accelerator == "cpu" or not torch.cuda.is_available()
-        return max(1, _cores() // self.threads) if on_cpu and self.parallel.world_size == 1 else 1
+        return max(1, _cores() // self.threads) if self.on_cpu and self.parallel.world_size == 1 else 1
 
-    def print_plan(self, console: Console) -> None:
-        """Every run's parameters, tokens, FLOPs, memory and time, what they add up to, and what is short."""
+    @property
+    def can_be_timed(self) -> bool:
+        """Whether a dry run can try out every model's step in reasonable time."""
+        return not self.on_cpu or self.largest_step <= DRY_RUN_STEP
+
+    def print_plan(self, console: Console, seconds: dict[str, float]) -> None:
+        """Every run's parameters, tokens, FLOPs, memory and time, what they add up to, and what is short.
+
+        Args:
+            console: where to print.
+            seconds: isolated seconds of one step, by run name; empty if unknown.
+        """
         table = Table(title=f"{len(self.runs)} runs on {len(self.prepared.train):,} training tokens", expand=False)
         for column in ("run", "params", "active", "tokens", "epochs", "steps", "FLOPs", "/budget", "MB", "time s"):
             table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
         for run in self.runs:
-            table.add_row(*self._plan_row(run))
+            table.add_row(*self._plan_row(run), f"{run.training.steps * seconds[run.name]:.0f}" if seconds else "?")
         console.print(table)
         for line in data_warnings(self.runs, len(self.prepared.train)):
             console.print(f"note: {line}", highlight=False)
-        total = sum(run.training.steps * self.seconds[run.name] for run in self.runs)
-        console.print(
-            f"{sum(run.flops['exact'] for run in self.runs):.3g} FLOPs in all; training takes about "
-            f"{total / self.resolved_workers / 60:.1f} minutes with {self.resolved_workers} runs at once "
-            f"({total / 60:.1f} one by one; each model timed for a few throw-away steps)",
-            highlight=False,
+        flops = sum(run.flops["exact"] for run in self.runs)
+        console.print(f"{flops:.3g} FLOPs in all; {self._duration(seconds)}", highlight=False)
+
+    def _duration(self, seconds: dict[str, float]) -> str:
+        if not seconds:
+            return f"time unknown: a step takes up to {self.largest_step:.1e} FLOPs, too many to try out on this CPU"
+        total = sum(run.training.steps * seconds[run.name] for run in self.runs)
+        return (
+            f"training takes about {total / self.resolved_workers / 60:.1f} minutes with {self.resolved_workers} "
+            f"runs at once ({total / 60:.1f} one by one; each model timed for a few throw-away steps)"
         )
+
+    @property
+    def largest_step(self) -> float:
+        """FLOPs of the plan's most expensive step."""
+        return max(run.flops["exact"] / run.training.steps for run in self.runs)
 
     def _plan_row(self, run: PlannedRun) -> tuple[str, ...]:
         return (
@@ -123,7 +149,6 @@ class Study:
             f"{run.flops['exact']:.3g}",
             f"{run.flops['exact'] / run.budget:.4f}",
             f"{run.memory(self.parallel.world_size).training / 1e6:.0f}",
-            f"{run.training.steps * self.seconds[run.name]:.0f}",
         )
 
     def claim_folder(self) -> None:

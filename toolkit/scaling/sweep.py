@@ -51,7 +51,9 @@ class SweepSettings:
     validation_count: int
 
 
-def step_seconds(runs: Sequence[PlannedRun], folder: StudyFolder, threads: int) -> dict[str, float]:
+def step_seconds(
+    runs: Sequence[PlannedRun], folder: StudyFolder, threads: int, accelerator: str = "auto"
+) -> dict[str, float]:
     """Isolated seconds of one step of every cell (family and width), measured once and kept.
 
     Measured in this process with nothing beside it, all cells in turn; a resumed study reads them.
@@ -62,7 +64,7 @@ def step_seconds(runs: Sequence[PlannedRun], folder: StudyFolder, threads: int) 
         known = json.loads(folder.step_seconds.read_text())
     if set(cells) - set(known):
         torch.set_num_threads(threads)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
         measured = probe_step_seconds([(run.model, run.training) for run in cells.values()], device)
         known = dict(zip(cells, measured, strict=True))
         if folder.path.exists():
