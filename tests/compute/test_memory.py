@@ -60,12 +60,14 @@ def test_activations_are_what_autograd_saves(config: DecoderConfig, precision: s
     assert planned_long - planned_short == pytest.approx(long - short, rel=0.15)
 
 
-@pytest.mark.parametrize("wide", ["vocab", "hidden", "heads", "experts"])
+@pytest.mark.parametrize("wide", ["vocab", "hidden", "expert_hidden", "heads", "experts"])
 def test_each_part_grows_as_it_does_in_a_run(wide: str) -> None:
     def config(factor: int) -> DecoderConfig:
-        sizes = {name: factor if name == wide else 1 for name in ("vocab", "hidden", "heads", "experts")}
+        sizes = {
+            name: factor if name == wide else 1 for name in ("vocab", "hidden", "expert_hidden", "heads", "experts")
+        }
         attention = AttentionConfig(heads=2 * sizes["heads"], head_dim=16)
-        moe = BlockConfig(attention, MoEConfig(24 * sizes["hidden"], 4 * sizes["experts"], 2))
+        moe = BlockConfig(attention, MoEConfig(24 * sizes["expert_hidden"], 4 * sizes["experts"], 2))
         dense = BlockConfig(attention, FeedForwardConfig(64 * sizes["hidden"]))
         return decoder_config(dense, moe, vocab_size=100 * sizes["vocab"])
 

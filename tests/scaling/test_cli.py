@@ -11,7 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 import toolkit
 from toolkit.scaling import IsoFLOP, Study
@@ -191,7 +191,7 @@ def test_an_empty_corpus_is_refused(refusal: Refusal, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "it must be a folder that holds files" in refusal("--corpus.paths", f"[{tmp_path / 'empty'}]")
     (tmp_path / "blank.txt").write_text("")
-    assert str(tmp_path / "blank.txt") in refusal("--corpus.paths", f"[{tmp_path / 'blank.txt'}]")
+    assert "it must be given at least two documents" in refusal("--corpus.paths", f"[{tmp_path / 'blank.txt'}]")
 
 
 @pytest.mark.parametrize(("setting", "named"), [("--out", "out="), ("--cache", "cache_dir=")])
@@ -280,7 +280,9 @@ def test_overrides_of_every_part_reach_the_study(base: list[str], tmp_path: Path
         "accelerator": "cpu",
         "threads": "2",
     }
-    study, dry_run = read_study([*base, *(x for name, value in more.items() for x in (f"--{name}", value))], PRESETS, "")
+    study, dry_run = read_study(
+        [*base, *(x for name, value in more.items() for x in (f"--{name}", value))], PRESETS, ""
+    )
     assert isinstance(study, Study)
     assert not dry_run
     assert study.grid.budgets == (IsoFLOP(1e9, (16, 24)), IsoFLOP(3e9, (24,), ("dense",)))

@@ -115,7 +115,9 @@ def test_the_decoder_is_what_the_shape_says() -> None:
     assert dense.blocks[0].feed_forward == FeedForwardConfig(160)
 
 
-@pytest.mark.parametrize(("dim", "heads", "head_dim"), [(24, 1, 24), (64, 1, 64), (96, 1, 96), (128, 2, 64), (192, 3, 64)])
+@pytest.mark.parametrize(
+    ("dim", "heads", "head_dim"), [(24, 1, 24), (64, 1, 64), (96, 1, 96), (128, 2, 64), (192, 3, 64)]
+)
 def test_a_width_is_shared_by_as_many_heads_as_fit(dim: int, heads: int, head_dim: int) -> None:
     model: DecoderConfig = ModelShape(head_dim=64).decoder("dense", dim, 256)
     assert (model.blocks[0].attention.heads, model.blocks[0].attention.head_dim) == (heads, head_dim)

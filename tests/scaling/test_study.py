@@ -22,7 +22,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     rng = np.random.default_rng(0)
     for number in range(12):
-        (folder / f"file{number}.txt").write_text(" ".join(rng.choice(["alpha", "beta", "loop", "x"], 400)))
+        (folder / f"file{number}.txt").write_text(" ".join(rng.choice(["alpha", "beta", "loop", "x"], 900)))
     return folder
 
 
@@ -47,10 +47,15 @@ def small(text: Path, tmp_path: Path) -> Study:
 def _no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps take as long as it says here: half a second for dense models, one for the others."""
 
-    def timed(runs: Any, folder: StudyFolder, threads: int) -> dict[str, float]:
+    def timed(runs: Any, *where: Any) -> dict[str, float]:
         return {run.name: 0.5 if run.family == "dense" else 1.0 for run in runs}
 
     monkeypatch.setattr(study, "step_seconds", timed)
+
+
+def printed(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +78,7 @@ def test_the_corpus_must_hold_the_windows_that_are_asked_of_it(small: Study) -> 
     assert replace(small, validation_windows=most).prepared.digest == small.prepared.digest
     with pytest.raises(ValueError, match=f"validation_windows={most + 1}: it must be at most {most}"):
         _ = replace(small, validation_windows=most + 1).prepared
-    longer = len(small.prepared.validation)
+    longer = min(len(small.prepared.train), len(small.prepared.validation))
     with pytest.raises(ValueError, match=f"context={longer}: it must be at most {longer - 1}"):
         _ = replace(small, training=replace(small.training, context=longer)).prepared
 
@@ -106,8 +111,8 @@ def test_on_a_gpu_one_run_at_a_time(small: Study, monkeypatch: pytest.MonkeyPatc
 def test_the_plan_as_printed(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "_cores", lambda: 2)
     console = Console(file=io.StringIO(), width=200)
-    small.print_plan(console)
-    output = console.file.getvalue()  # type: ignore[attr-defined]
+    small.print_plan(console, small.seconds)
+    output = printed(console)
     rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in output.splitlines() if "seed" in line}
     assert list(rows) == [run.name for run in small.runs]
     for run in small.runs:
@@ -131,11 +136,26 @@ def test_the_plan_as_printed(small: Study, monkeypatch: pytest.MonkeyPatch) -> N
     assert "note:" not in output
 
 
+def test_where_a_step_is_too_large_to_try_out_the_time_is_unknown(
+    small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest = max(run.cost.training_flops["exact"] for run in small.runs) * small.training.tokens_per_step
+    assert small.largest_step == pytest.approx(largest)
+    assert small.can_be_timed
+    monkeypatch.setattr(study, "DRY_RUN_STEP", 0.99 * largest)
+    assert not small.can_be_timed
+    console = Console(file=io.StringIO(), width=200)
+    small.print_plan(console, {})
+    output = printed(console)
+    assert [line.split("│")[-2].strip() for line in output.splitlines() if "seed" in line] == ["?"] * len(small.runs)
+    assert f"time unknown: a step takes up to {largest:.1e} FLOPs" in output
+
+
 def test_a_plan_that_needs_more_text_than_there_is_says_so(small: Study) -> None:
     long = replace(small, grid=Grid((IsoFLOP(2e10, (16,)),), families=("dense",), seeds=1))
     console = Console(file=io.StringIO(), width=200)
-    long.print_plan(console)
-    assert f"note: budget 2e10 needs {long.runs[0].tokens:,} tokens but" in console.file.getvalue()  # type: ignore[attr-defined]
+    long.print_plan(console, long.seconds)
+    assert f"note: budget 2e10 needs {long.runs[0].tokens:,} tokens but" in printed(console)
 
 
 def test_only_the_main_process_measures_and_claims(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:

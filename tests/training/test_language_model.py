@@ -84,6 +84,7 @@ def test_flops_of_a_batch_are_this_device_s_share(world_size: int) -> None:
     module._trainer = SimpleNamespace(world_size=world_size)  # type: ignore[assignment]
     total = cost(MODEL, 24).training_flops["exact"] * 24 * 6
     assert module.flops_per_batch * world_size == pytest.approx(total, abs=1)
+    assert module.eval().flops_per_batch * world_size == pytest.approx(total / 3, abs=1)  # forward alone
 
 
 def test_the_schedule_sets_each_step_s_learning_rate() -> None:

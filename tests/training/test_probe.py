@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
-from toolkit.training import TrainingConfig, probe, probe_step_seconds
+from toolkit.training import TrainingConfig, probe, probe_step_seconds, time_steps
 from toolkit.training.probe import _stepper
 
 TRAINING = TrainingConfig(steps=1, context=16, batch_size=2, precision="32-true")
@@ -41,9 +41,11 @@ def test_models_take_turns_and_each_keeps_the_median_of_its_own(monkeypatch: pyt
 
     monkeypatch.setattr(probe, "_stepper", stepper)
     monkeypatch.setattr(probe.time, "perf_counter", lambda: clock[0])
-    seconds = probe_step_seconds([(config(16), TRAINING), (config(32), TRAINING)], rounds=3, warmup=1)
+    times = time_steps([(config(16), TRAINING), (config(32), TRAINING)], rounds=3, warmup=1)
     assert order == [16, 32] * 4
-    assert seconds == [3.0, 8.0]  # medians of 3, 1, 50 and of 7, 9, 8: the warmup's 100 is not in them
+    assert times == [[3.0, 1.0, 50.0], [7.0, 9.0, 8.0]]  # the warmup's 100 is not in them
+    monkeypatch.setattr(probe, "time_steps", lambda *_: times)
+    assert probe_step_seconds([]) == [3.0, 8.0]  # medians
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
