@@ -144,7 +144,7 @@ def test_a_bad_shape_is_refused(settings: dict[str, Any], message: str) -> None:
     ("family", "dim", "shape", "message"),
     [
         ("mixture", 32, ModelShape(), "families='mixture': it must be one of dense, moe, dense.window, moe.window"),
-        ("dense", 145, ModelShape(head_dim=64), "dims=145: it must be below 64 or a multiple of head_dim=64"),
+        ("dense", 145, ModelShape(head_dim=64), "dims=145: it must be a multiple of 4: 2 heads"),
         ("dense", 64, ModelShape(head_dim=32, queries_per_kv_head=4), "queries_per_kv_head=4: it must be a divisor of"),
     ],
 )

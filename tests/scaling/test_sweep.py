@@ -214,23 +214,33 @@ def test_a_step_s_time_is_measured_once_for_each_family_and_width(
     seconds = step_seconds(RUNS, StudyFolder(tmp_path), threads=1)
     assert calls == [2]  # two families at one width; seeds share a time
     assert seconds == {run.name: 0.5 + (run.family == "moe") for run in RUNS}
-    assert json.loads((tmp_path / "step_seconds.json").read_text()) == {"dense-dim16": 0.5, "moe-dim16": 1.5}
+    assert json.loads((tmp_path / "step_seconds.json").read_text()) == {
+        "dense-dim16-threads1": 0.5,
+        "moe-dim16-threads1": 1.5,
+    }
     assert step_seconds(RUNS, StudyFolder(tmp_path), threads=1) == seconds
     assert calls == [2]
 
 
 def test_times_kept_are_the_ones_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = probe(monkeypatch)
-    (tmp_path / "step_seconds.json").write_text('{"dense-dim16": 7.0, "moe-dim16": 8.0}')
+    (tmp_path / "step_seconds.json").write_text('{"dense-dim16-threads1": 7.0, "moe-dim16-threads1": 8.0}')
     assert set(step_seconds(RUNS, StudyFolder(tmp_path), threads=1).values()) == {7.0, 8.0}
     assert calls == []
 
 
 def test_a_cell_without_a_time_has_all_timed_anew_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = probe(monkeypatch)
-    (tmp_path / "step_seconds.json").write_text('{"dense-dim16": 7.0}')
+    (tmp_path / "step_seconds.json").write_text('{"dense-dim16-threads1": 7.0}')
     assert set(step_seconds(RUNS, StudyFolder(tmp_path), threads=1).values()) == {0.5, 1.5}
     assert calls == [2]
+
+
+def test_another_number_of_threads_is_timed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = probe(monkeypatch)
+    for threads in (1, 2):
+        step_seconds(RUNS, StudyFolder(tmp_path), threads)
+    assert calls == [2, 2]
 
 
 def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

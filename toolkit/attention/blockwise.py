@@ -8,7 +8,6 @@ softmax is in base 2, which processors compute faster, so scores are scaled by l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -59,13 +58,14 @@ class _Blockwise(torch.autograd.Function):
             grouped, keys, values = _grouped(q, k, v, compute, scale / LN_2)
             out = grouped.new_zeros(*grouped.shape[:3], v.shape[-1])
             lse = grouped.new_full(grouped.shape[:3], -torch.inf)  # in base 2
-            for rows, columns, sides in _rectangles(blocks, biases):
+            for block, sides in zip(blocks, biases, strict=True):
+                rows, columns = slice(block.start, block.stop), slice(block.first, block.last)
                 scores = _scores(grouped[:, :, rows], keys[:, columns], sides)
-                highest = _finite(scores.amax(dim=-1), sides)
+                highest = _finite(scores.amax(dim=-1), block)
                 weights = scores.sub_(highest[..., None]).exp2_()
                 total = weights.sum(dim=-1)
                 lse[:, :, rows] = highest + total.log2()
-                if sides:
+                if block.blind:
                     total.masked_fill_(total == 0.0, 1.0)  # a row that sees nothing: out = 0 / 1
                 out[:, :, rows] = _product(weights, values[:, columns]).div_(total[..., None])
         ctx.save_for_backward(q, k, v, out, lse)
@@ -87,9 +87,10 @@ class _Blockwise(torch.autograd.Function):
             # dS = P (dP - D) with D = rowsum(dO * O) - dLSE: the log-sum-exp is an output like any other.
             shift = (d_out * out).sum(-1) - rearrange(d_lse, "b (h g) i -> (b h) g i", h=kv_heads)
             dq, dk, dv = torch.zeros_like(grouped), torch.zeros_like(keys), torch.zeros_like(values)
-            for rows, columns, sides in _rectangles(blocks, biases):
+            for block, sides in zip(blocks, biases, strict=True):
+                rows, columns = slice(block.start, block.stop), slice(block.first, block.last)
                 scores = _scores(grouped[:, :, rows], keys[:, columns], sides)
-                weights = scores.sub_(_finite(lse[:, :, rows], sides)[..., None]).exp2_()
+                weights = scores.sub_(_finite(lse[:, :, rows], block)[..., None]).exp2_()
                 d_weights = _product(d_out[:, :, rows], values[:, columns].transpose(1, 2))
                 d_scores = d_weights.sub_(shift[:, :, rows, None]).mul_(weights)
                 dq[:, :, rows] = _product(d_scores, keys[:, columns])
@@ -108,13 +109,6 @@ def _grouped(q: Tensor, k: Tensor, v: Tensor, compute: torch.dtype, factor: floa
     return grouped, keys, values
 
 
-def _rectangles(
-    blocks: tuple[QueryBlock, ...], biases: tuple[tuple[Bias, ...], ...]
-) -> Iterator[tuple[slice, slice, tuple[Bias, ...]]]:
-    for block, bias in zip(blocks, biases, strict=True):
-        yield slice(block.start, block.stop), slice(block.first, block.last), bias
-
-
 def _scores(q: Tensor, k: Tensor, biases: tuple[Bias, ...]) -> Tensor:
     """Scores (bh, g, rows, columns) in base 2, -inf where masked."""
     scores = _product(q, k.transpose(1, 2))
@@ -123,9 +117,9 @@ def _scores(q: Tensor, k: Tensor, biases: tuple[Bias, ...]) -> Tensor:
     return scores
 
 
-def _finite(x: Tensor, biases: tuple[Bias, ...]) -> Tensor:
+def _finite(x: Tensor, block: QueryBlock) -> Tensor:
     """-inf, which only a row that sees nothing has, as 0: there 2^(-inf - 0) = 0 where -inf - -inf is nan."""
-    return x.masked_fill(x == -torch.inf, 0.0) if biases else x
+    return x.masked_fill(x == -torch.inf, 0.0) if block.blind else x
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class QueryBlock:
     """Rows ``start:stop`` of the queries visit columns ``first:last`` of the keys.
 
     Every one of the rows sees every column of ``core_first:core_last``; only the columns beside that
-    core need a mask.
+    core need a mask. ``blind`` says that some of the rows see nothing at all.
     """
 
     start: int
@@ -28,6 +28,7 @@ class QueryBlock:
     last: int
     core_first: int
     core_last: int
+    blind: bool = False
 
     @property
     def full(self) -> bool:
@@ -75,16 +76,17 @@ def schedule(
     return tuple(blocks)
 
 
-def _rectangle(first: Tensor, last: Tensor) -> tuple[int, int, int, int] | None:
-    """first, last, core_first, core_last of rows that see ``first:last`` each; None if they see nothing."""
+def _rectangle(first: Tensor, last: Tensor) -> tuple[int, int, int, int, bool] | None:
+    """first, last, core_first, core_last, blind of rows that see ``first:last`` each; None if none sees any."""
     seen = last > first
     if not bool(seen.any()):
         return None
     low, high = int(first[seen].min()), int(last[seen].max())
     core_low, core_high = int(first.max()), int(last.min())
-    if core_low >= core_high or not bool(seen.all()):
-        return low, high, high, high  # no core: the columns beside it are all of them
-    return low, high, core_low, core_high
+    blind = not bool(seen.all())
+    if core_low >= core_high or blind:
+        return low, high, high, high, blind  # no core: the columns beside it are all of them
+    return low, high, core_low, core_high, False
 
 
 @lru_cache(maxsize=64)

@@ -25,7 +25,7 @@ class ModelShape:
 
     Attributes:
         layers: blocks.
-        head_dim: width of a head; models narrower than this have one head of their own width.
+        head_dim: a model has dim // head_dim heads, at least one, which share its width.
         queries_per_kv_head: query heads that share a key head.
         feed_forward_ratio: hidden width of the dense feed-forward / dim.
         num_experts, top_k, shared_experts: of the MoE families.
@@ -59,11 +59,12 @@ class ModelShape:
         """The decoder of ``family`` at width ``dim``.
 
         Raises:
-            ValueError: if the family is unknown or ``dim`` is no multiple of the head width.
+            ValueError: if the family is unknown or ``dim`` cannot be shared by its heads.
         """
         require(family in FAMILIES, "families", family, "one of " + ", ".join(FAMILIES))
         heads = max(1, dim // self.head_dim)
-        require(dim % heads == 0, "dims", dim, f"below {self.head_dim} or a multiple of head_dim={self.head_dim}")
+        even = f"a multiple of {2 * heads}: {heads} heads (dim // head_dim, at least 1) of an even width"
+        require(dim % (2 * heads) == 0, "dims", dim, even)
         require(
             heads % self.queries_per_kv_head == 0,
             "queries_per_kv_head", self.queries_per_kv_head, f"a divisor of the {heads} heads at dim={dim}",

@@ -58,18 +58,18 @@ def step_seconds(
 
     Measured in this process with nothing beside it, all cells in turn; a resumed study reads them.
     """
-    cells = {_cell(run): run for run in runs}
+    cells = {_cell(run, threads): run for run in runs}
     known: dict[str, float] = {}
     if folder.step_seconds.exists():
         known = json.loads(folder.step_seconds.read_text())
     if set(cells) - set(known):
-        torch.set_num_threads(threads)
+        _settle(threads)
         device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
         measured = probe_step_seconds([(run.model, run.training) for run in cells.values()], device)
         known = dict(zip(cells, measured, strict=True))
         if folder.path.exists():
             write_atomically(folder.step_seconds, json.dumps(known, indent=2) + "\n")
-    return {run.name: known[_cell(run)] for run in runs}
+    return {run.name: known[_cell(run, threads)] for run in runs}
 
 
 def run_sweep(runs: Sequence[PlannedRun], settings: SweepSettings, seconds: dict[str, float]) -> list[RunResult]:
@@ -101,7 +101,7 @@ def _execute(
     if settings.workers > 1 and len(todo) > 1:
         yield from _in_processes(todo, settings, seconds, progress)
         return
-    torch.set_num_threads(settings.threads)
+    _settle(settings.threads)
     corpus = prepare_corpus(settings.corpus, settings.cache) if todo else None
     for run in todo:
         assert corpus is not None
@@ -198,7 +198,7 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(settings: SweepSettings, messages: Any, parent: int) -> None:
-    torch.set_num_threads(settings.threads)
+    _settle(settings.threads)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     corpus = prepare_corpus(settings.corpus, settings.cache)
     _worker.update(settings=settings, messages=messages, corpus=corpus)
@@ -220,5 +220,11 @@ def _train_in_worker(run: PlannedRun, seconds: float) -> RunResult:
     return train_one(run, _worker["corpus"], _worker["settings"], seconds, report)
 
 
-def _cell(run: PlannedRun) -> str:
-    return f"{run.family}-dim{run.dim}"
+def _settle(threads: int) -> None:
+    """Set up this process for training and for timing alike."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # attention weights near 0 would otherwise slow a CPU's products
+
+
+def _cell(run: PlannedRun, threads: int) -> str:
+    return f"{run.family}-dim{run.dim}-threads{threads}"

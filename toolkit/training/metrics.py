@@ -44,7 +44,7 @@ class RunMetrics(lightning.Callback):
         self.folder, self.budget, self.every, self.hparams = folder, budget, every, hparams
         self.seconds = 0.0  # training time, validation and logging left out
         self.losses: list[tuple[int, float]] = []
-        self._started = 0.0
+        self._started = self._rate = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         """Declare the HParams tab's metric, the layout of the curves, and why there is no MFU."""
@@ -56,8 +56,9 @@ class RunMetrics(lightning.Callback):
                 board(trainer).add_text("mfu", "Not logged: a CPU's peak FLOP/s is not in Lightning's table of chips.")
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Tensor, batch_idx: int) -> None:
-        """Start the clock."""
+        """Start the clock; note the learning rate, which the schedule moves on at the step's end."""
         self._started = time.perf_counter()
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Tensor, batch_idx: int
@@ -67,8 +68,7 @@ class RunMetrics(lightning.Callback):
         if trainer.global_step % self.every == 0 or trainer.global_step == 1:
             loss = _mean_over_processes(module.last_loss)
             self.losses.append((trainer.global_step, loss))
-            rate = trainer.optimizers[0].param_groups[0]["lr"]
-            self._write(trainer, {"train/loss": loss, "train/learning_rate": rate})
+            self._write(trainer, {"train/loss": loss, "train/learning_rate": self._rate})
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         """Write the validation's bits per byte."""

@@ -36,7 +36,6 @@ def time_steps(
         rounds: timed steps of each.
         warmup: steps of each before those.
     """
-    torch.set_flush_denormal(True)  # as in training
     steps = [_stepper(model, training, torch.device(device)) for model, training in configs]
     times: list[list[float]] = [[] for _ in steps]
     for turn in range(warmup + rounds):

@@ -43,7 +43,7 @@ class Fitted:
         steps, tokens: trained on, over all devices.
         flops: spent, in the ``exact`` convention.
         bits_per_byte: of the last validation; not finite if the run diverged.
-        train_loss: nats per token, mean over the last tenth of the recorded steps.
+        train_loss: nats per token, mean over the last tenth of the steps, or the last recorded.
         seconds: wall-clock of the training steps, this process's.
         max_violation, token_entropy, dropped_share: of the last recorded step, mean over layers; nan
             (dropped_share: 0) where there is no MoE.
@@ -107,7 +107,6 @@ def fit(
         made_with = {"corpus": corpus.digest, "code": code_version(), "torch": torch.__version__}
         write_atomically(folder / "run.json", json.dumps({**settings, **facts, **made_with}, indent=2) + "\n")
     lightning.seed_everything(training.seed, verbose=False)
-    torch.set_flush_denormal(True)  # attention weights near 0 would otherwise slow a CPU's products
     module = LanguageModel(model, training, torch.from_numpy(corpus.tokenizer.byte_lengths))
     data = StepBatches(corpus.train, corpus.validation, training, validation_count)
     counter = ComputeBudget(budget)
@@ -190,7 +189,7 @@ def _fitted(
         tokens=counter.tokens,
         flops=counter.spent,
         bits_per_byte=module.bits_per_byte if module.bits_per_byte is not None else math.nan,
-        train_loss=mean(tail, math.nan),
+        train_loss=mean(tail or [loss for _, loss in metrics.losses[-1:]], math.nan),
         seconds=metrics.seconds,
         max_violation=mean([stats.max_violation for stats in layers], math.nan),
         token_entropy=mean([stats.entropy for stats in layers], math.nan),
