@@ -99,7 +99,7 @@ def refusal(
         ("--model.balance -1", "balance=-1.0: it must be 0 or more"),
         ("--grid.budgets [{flops:1000,dims:[16]}]", "flops=1000.0: it must be at least "),
         ("--grid.budgets [{flops:1.5e7,dims:[16]}]", "flops=15000000.0: it must be within 1% of a whole number"),
-        ("--grid.budgets [{flops:4e8,dims:[15]}]", "head_dim=15: it must be even"),
+        ("--grid.budgets [{flops:4e8,dims:[15]}]", "dims=15: it must be a multiple of 2"),
         ("--grid.families []", "families=(): it must be at least one among dense, moe"),
         ("--grid.families [dens]", "families='dens': it must be among dense, moe"),
         ("--grid.seeds 0", "seeds=0: it must be positive"),
