@@ -1,4 +1,4 @@
-# make demo: dense against sparse at equal compute, in about eight minutes on two cores.
+# make demo: dense against sparse at equal compute, in less than ten minutes on two cores.
 # make test: the whole suite. Both set up .venv by themselves.
 
 PYTHON ?= python3

@@ -8,6 +8,7 @@ python experiments/dense_vs_sparse.py --preset gpu --devices 8 --strategy ddp --
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,14 @@ def main(arguments: Sequence[str]) -> None:
     """Plan, train what is not trained yet, and write the report."""
     study, dry_run = read_study(arguments, PRESETS, __doc__ or "")
     console = Console(quiet=not is_main_process(), width=None if Console().is_terminal else 140)
+    console.print(f"Reading the corpus, and timing a few throw-away steps of {len(study.runs)} runs' models ...")
     if dry_run:
-        study.print_plan(console, study.seconds if study.can_be_timed else {})
+        study.print_plan(console, study.trial_seconds())
         return
     study.claim_folder()
-    study.print_plan(console, study.seconds)
-    rows = study.run()
+    with study.folder.alone() if is_main_process() else nullcontext():
+        study.print_plan(console, study.seconds)
+        rows = study.run()
     if is_main_process():
         report = write_study_report(study, rows)
         console.print(f"\nReport: {report}", highlight=False)

@@ -22,7 +22,7 @@ class Work:
             weight-value products), ``"feed_forward"``, ``"experts"``, ``"router"``, ``"head"``.
         needed: what the definition asks for: visible (query, key) pairs, routed tokens.
         square: the same had no pair been masked.
-        computed: what the backend runs: whole tiles, padding included.
+        computed: what the backend runs: whole tiles of attention; rows that only pad an expert are not in it.
         computed_backward: multiply-adds the backend runs backward for each one it ran forward,
             recomputation included. The other conventions charge ``BACKWARD`` whatever it does.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from toolkit.parallel import ParallelConfig, is_main_process
 
@@ -36,8 +37,9 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
         ParallelConfig(devices=2, num_nodes=2).local_batch(10)
 
 
-@pytest.mark.parametrize("strategy", ["auto", "ddp"])
-@pytest.mark.parametrize(("devices", "expected"), [(1, "auto"), (2, "ddp")])
+@pytest.mark.parametrize(
+    ("strategy", "devices", "expected"), [("auto", 1, "auto"), ("ddp", 1, "ddp"), ("auto", 2, "ddp"), ("ddp", 2, "ddp")]
+)
 def test_several_processes_are_always_ddp(strategy: str, devices: int, expected: str) -> None:
     assert ParallelConfig(devices=devices, strategy=strategy).lightning_strategy == expected
 
@@ -51,12 +53,42 @@ def test_several_processes_are_always_ddp(strategy: str, devices: int, expected:
         ({"RANK": "0", "LOCAL_RANK": "0"}, True),  # torchrun
         ({"RANK": "4", "LOCAL_RANK": "0"}, False),  # the first process of the second node
         ({"SLURM_PROCID": "0"}, True),
-        ({"SLURM_PROCID": "8", "LOCAL_RANK": "0"}, False),
+        ({"SLURM_PROCID": "8"}, False),
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),  # Lightning's children inside an allocation
+        ({"NODE_RANK": "1"}, False),  # the second node, before Lightning starts its children
+        ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
+        ({"GROUP_RANK": "0", "LOCAL_RANK": "0"}, True),
     ],
 )
 def test_rank_0_is_the_main_process(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], main: bool) -> None:
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert is_main_process() == main
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gpus", "expected"), [("auto", 0, "cpu"), ("auto", 2, "gpu"), ("cpu", 2, "cpu"), ("gpu", 2, "gpu")]
+)
+def test_the_device_is_a_cuda_gpu_or_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, gpus: int, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert ParallelConfig(devices=2, accelerator=accelerator).device == expected
+
+
+@pytest.mark.parametrize(("accelerator", "gpus"), [("gpu", 0), ("gpu", 1), ("auto", 1)])
+def test_more_gpus_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch, accelerator: str, gpus: int) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(ValueError, match=f"devices=2: it must be at most {gpus}"):
+        _ = ParallelConfig(devices=2, accelerator=accelerator).device
+
+
+def test_a_launcher_must_have_started_as_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ParallelConfig(devices=2).check_launch()
+    with pytest.raises(ValueError, match=r"devices=1: it must be such that devices \* num_nodes = 2"):
+        ParallelConfig().check_launch()
+    monkeypatch.delenv("WORLD_SIZE")
+    ParallelConfig().check_launch()

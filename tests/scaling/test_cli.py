@@ -204,14 +204,11 @@ def test_a_folder_that_cannot_be_made_is_refused(refusal: Refusal, tmp_path: Pat
 def test_gpus_that_are_not_there_are_refused(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from toolkit.training import fit
-
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     study, _ = read_study([*base, "--accelerator", "gpu"], PRESETS, "")
-    run = study.runs[0]
-    with pytest.raises(ValueError, match="devices=1: it must be at most the 0 GPUs of this machine"):
-        fit(run.model, run.training, study.prepared, tmp_path / "run", run.budget, parallel=study.parallel)
-    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="devices=1: it must be at most 0, the CUDA GPUs of this machine"):
+        study.claim_folder()
+    assert not study.folder.settings.exists()
 
 
 def test_settings_refused_once_do_not_keep_the_folder_from_the_right_ones(refusal: Refusal, base: list[str]) -> None:
@@ -231,13 +228,23 @@ def test_from_a_shell_it_is_one_line_and_exit_code_2(base: list[str], tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_developer_can_ask_for_the_traceback(
-    script: ModuleType, base: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["dense_vs_sparse.py", *base, "--model.top_k", "9"])
-    monkeypatch.setenv("TOOLKIT_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="top_k=9"):
-        run_experiment(script.main)
+def test_what_fails_in_training_keeps_its_traceback() -> None:
+    def main(arguments: object) -> None:
+        raise RuntimeError("run moe failed") from ValueError("of torch")
+
+    with pytest.raises(RuntimeError, match="run moe failed"):
+        run_experiment(main)
+
+
+@pytest.mark.parametrize("error", [ImportError("install\nthat"), OSError("disk full")])
+def test_what_the_machine_lacks_is_one_line_too(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def main(arguments: object) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_experiment(main)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: " + " ".join(str(error).split()) + "\n"
 
 
 def test_stopping_it_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

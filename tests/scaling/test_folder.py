@@ -88,3 +88,11 @@ def test_what_is_where(tmp_path: Path) -> None:
     assert folder.table.path == tmp_path / "results.csv"
     assert folder.step_seconds == tmp_path / "step_seconds.json"
     assert folder.run("dense-dim8") == tmp_path / "runs" / "dense-dim8"
+
+
+def test_one_sweep_at_a_time(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    with folder.alone(), pytest.raises(ValueError, match="no other sweep is at work in"), folder.alone():
+        pass
+    with folder.alone():  # and the next one may
+        pass

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from toolkit.data import CorpusConfig
@@ -103,7 +105,7 @@ def test_runs_at_once(
 
 def test_on_a_gpu_one_run_at_a_time(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "_cores", lambda: 8)
-    monkeypatch.setattr(study.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert replace(small, parallel=ParallelConfig(accelerator="auto")).resolved_workers == 1
     assert replace(small, parallel=ParallelConfig(accelerator="cpu")).resolved_workers == 8
 
@@ -141,9 +143,10 @@ def test_where_a_step_is_too_large_to_try_out_the_time_is_unknown(
 ) -> None:
     largest = max(run.cost.training_flops["exact"] for run in small.runs) * small.training.tokens_per_step
     assert small.largest_step == pytest.approx(largest)
-    assert small.can_be_timed
+    assert set(small.trial_seconds()) == {run.name for run in small.runs}
+    assert not small.folder.step_seconds.exists()  # a dry run keeps nothing
     monkeypatch.setattr(study, "DRY_RUN_STEP", 0.99 * largest)
-    assert not small.can_be_timed
+    assert small.trial_seconds() == {}
     console = Console(file=io.StringIO(), width=200)
     small.print_plan(console, {})
     output = printed(console)
@@ -171,7 +174,18 @@ def test_a_study_that_cannot_be_planned_claims_no_folder(small: Study) -> None:
         bad.claim_folder()
     assert not bad.folder.path.exists()
     small.claim_folder()
-    assert small.folder.settings.read_text() == "grid: small\n"
+    assert small.folder.settings.read_text().startswith("grid: small\n")
+
+
+def test_what_the_settings_come_to_is_claimed_with_them(small: Study, tmp_path: Path) -> None:
+    small.claim_folder()
+    claimed = small.folder.settings.read_text()
+    for fact in (small.prepared.digest, "precision: 32-true", "device: cpu", "threads: 1"):
+        assert fact in claimed
+    dropped = json.loads((small.folder.path / "corpus_dropped.json").read_text())
+    assert len(dropped) == len(small.prepared.report.dropped)
+    with pytest.raises(ValueError, match="threads"):
+        replace(small, threads=2).claim_folder()
 
 
 def test_the_report_is_told_how_it_was_made(small: Study) -> None:

@@ -171,7 +171,7 @@ def test_what_a_run_left_without_a_checkpoint_is_not_gone_on_from(text: Path, tm
 
 
 def test_hparams_say_what_the_run_is(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from toolkit import training
+    from toolkit.training import run as training
 
     given: dict[str, Any] = {}
 

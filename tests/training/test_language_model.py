@@ -113,5 +113,11 @@ def test_the_gradient_s_norm_is_clipped() -> None:
         torch.testing.assert_close(parameter.grad, gradient * 0.5 / norm)
 
 
+def test_clipping_by_value_is_refused_rather_than_replaced() -> None:
+    module = LanguageModel(SMALL, training())
+    with pytest.raises(ValueError, match="gradient_clip_algorithm='value'"):
+        module.configure_gradient_clipping(None, 1.0, "value")
+
+
 def test_byte_lengths_are_no_part_of_the_weights() -> None:
     assert all(name.startswith("decoder.") for name in LanguageModel(SMALL, training()).state_dict())

@@ -265,3 +265,16 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_trained(
         fit_in(tmp_path, training(**changes), parallel=ParallelConfig(devices=2 if "batch_size" in changes else 1))
     assert not (tmp_path / "metrics.jsonl").exists()
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_trained_model_is_in_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one was saved on the way, after which Lightning by itself saves none at the end."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    def once(folder: Path, config: TrainingConfig) -> ModelCheckpoint:
+        return ModelCheckpoint(folder / "checkpoints", every_n_train_steps=config.steps // 2 + 1, save_last=True)
+
+    monkeypatch.setattr(run, "_checkpoints", once)
+    fit_in(tmp_path / "run")
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == CONFIG.steps

@@ -11,7 +11,7 @@ from torch import Tensor
 from toolkit.attention.patterns import Pattern, query_positions
 
 BLOCK = 128
-"""Query rows in one block: on two CPU cores larger blocks waste causal work, smaller ones call overhead."""
+"""Query rows in one block: larger ones compute more masked pairs, smaller ones make more calls."""
 
 
 @dataclass(frozen=True)

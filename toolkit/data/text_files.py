@@ -87,7 +87,7 @@ class TextFiles:
 
 
 def _named_files(path: str) -> list[tuple[str, Path]]:
-    top = Path(path).absolute()
+    top = Path(path).expanduser().absolute()
     right = "of " + ", ".join(SUFFIXES)
     require(top.exists(), "paths", str(path), "an existing file or folder")
     if not top.is_dir():

@@ -120,7 +120,7 @@ def limits(
         + ", not the time in the sweep. The intervals hold the noise over seeds, not that of the clock.",
         "All runs are evaluated on the same validation windows: the sampling error of these windows is "
         "shared, so it cancels between runs but not in the level of any bits per byte given here.",
-        "Costs between measured budgets are interpolated, which for budgets a factor 3 apart errs by 1-3%; "
+        "Costs between measured budgets are interpolated, which itself errs by a few per cent; "
         "the intervals do not hold that.",
         f"The runs span {number(min(budgets))} to {number(max(budgets))} FLOPs; nothing here tells what "
         "happens beyond.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -22,10 +21,13 @@ from toolkit.scaling.study import Study
 from toolkit.training.config import TrainingConfig
 
 NOT_RESULTS = ("config", "out", "cache", "workers", "threads", "devices", "num_nodes", "accelerator", "strategy")
-"""Settings that say where and how a study runs; the others determine its results."""
+"""Settings that say where and how a study runs; the others, and what they come to, determine its results."""
 
 USER_ERROR = 2
 """Exit code when the user's settings cannot be used."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 UNKNOWN = (
     r"unrecognized arguments: --([\w.]+)",
@@ -88,17 +90,19 @@ def read_study(arguments: Sequence[str], presets: Path, description: str) -> tup
 
 
 def run_experiment(main: Callable[[Sequence[str]], None]) -> None:
-    """Call ``main`` with the command line; end with one line and exit code 2 if its settings are refused."""
+    """Call ``main`` with the command line; end with one line and exit code 2 if its settings are refused.
+
+    What fails once training has begun is no setting's fault, comes as a ``RuntimeError`` that names the
+    run, and keeps its traceback.
+    """
     try:
         main(sys.argv[1:])
-    except ValueError as error:
-        if os.environ.get("TOOLKIT_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print("stopped; the same command goes on with the next unfinished run", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 def _preset(arguments: Sequence[str]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +63,21 @@ class StudyFolder:
             )
         else:
             write_atomically(self.settings, settings)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other sweeps out of the folder meanwhile; the system lets go if this process is killed.
+
+        Raises:
+            ValueError: if another sweep is at work in it.
+        """
+        with (self.path / "sweep.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                right = "a folder that no other sweep is at work in"
+                raise ValueError(f"out={str(self.path)!r}: it must be {right}") from None
+            yield
 
 
 def _first_difference(old: str, new: str) -> str:

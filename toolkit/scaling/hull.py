@@ -7,7 +7,7 @@ lowest log L that can be had for a given log C, or log seconds, is a convex func
 chord between two measured points lies on it or above. The lowest of the chords, the hull, is the
 tightest bound that the measurements give. It is exact for a pure power law (E = 0); chords of L
 rather than log L would lie higher. With budgets a factor 3 apart it overstates the cost of a loss by
-about 1-2%.
+a few per cent.
 
 Outside the measured range the hull's end is continued by the slope between the two nearest budgets' best.
 A convex law flattens, so beyond the largest budget this understates the cost.

@@ -2,7 +2,7 @@
 
 Both at equal FLOPs and at equal seconds: the first says what sparsity is worth, the second whether
 this machine's kernels let one keep it. The second is the counterpart of marin's
-`effective_speedup` (experiments/grug/moe/agent.md), which converts a loss to compute by the
+`effective_speedup`, which converts a loss to compute by the
 baseline's own law and then charges for throughput; here the baseline's size is chosen anew for the
 clock, and its law is read off between measured runs instead of a fitted power law.
 
@@ -80,7 +80,7 @@ def compute_multiplier(
     the pooled seed standard deviation over sqrt(seeds), that deviation itself by its chi-square
     distribution, and the whole analysis is done again; 2.5% and 97.5% percentiles. A draw without an
     answer counts against both ends. The interval covers the noise over seeds; it holds neither the noise
-    of the clock nor the 1-3% that interpolation and the parabola err by on a Chinchilla surface.
+    of the clock nor the few per cent that interpolation and the parabola err by.
 
     Args:
         rows: finished runs of at least these two families.

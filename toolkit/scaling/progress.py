@@ -41,7 +41,7 @@ class SweepProgress:
             disable=not self._console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._sweep = self._bars.add_task("runs", total=self._total, completed=self._done, left="")
+        self._sweep = self._bars.add_task("runs", total=self._total, completed=self._done, left=self._time_left())
 
     def __enter__(self) -> SweepProgress:
         if self._done:
@@ -81,8 +81,8 @@ class SweepProgress:
         )
 
     def _time_left(self) -> str:
-        """What is left at the pace of what is done."""
-        pace = (time.monotonic() - self._started) / self._expected
+        """What is left at the pace of what is done; at first, as if each of the workers ran at its isolated one."""
+        pace = (time.monotonic() - self._started) / self._expected if self._expected else 1 / self._workers
         return f"about {_clock(pace * sum(self._left.values()))} left"
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from toolkit.checks import require, require_positive
 from toolkit.data import Corpus, CorpusConfig, prepare_corpus, validation_windows
+from toolkit.files import write_atomically
 from toolkit.parallel import ParallelConfig, is_main_process
 from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.plan import Grid, ModelShape, PlannedRun, data_warnings, plan_isoflop
@@ -64,6 +65,9 @@ class Study:
         require_positive(threads=self.threads, validation_windows=self.validation_windows)
         self.parallel.local_batch(self.training.batch_size)
         alone = self.parallel.world_size == 1
+        self.parallel.check_launch()
+        enough = self.validation_windows >= self.parallel.world_size
+        require(enough, "validation_windows", self.validation_windows, "at least one for every process")
         require(alone or self.workers <= 1, "workers", self.workers, "0 or 1 when a run has several devices")
 
     @cached_property
@@ -87,24 +91,23 @@ class Study:
         """Isolated seconds of one step, by run name; only the main process measures."""
         if not is_main_process():
             return {run.name: 0.0 for run in self.runs}
-        return step_seconds(self.runs, self.folder, self.threads, self.parallel.accelerator)
+        return step_seconds(self.runs, self.folder, self.threads, self.parallel.device)
 
-    @property
-    def on_cpu(self) -> bool:
-        """Whether runs are trained on the CPU."""
-        return self.parallel.accelerator == "cpu" or not torch.cuda.is_available()
+    def trial_seconds(self) -> dict[str, float]:
+        """The same for a dry run: kept nowhere, and empty where trying out would take too long."""
+        on_cpu = self.parallel.device == "cpu"
+        if on_cpu and self.largest_step > DRY_RUN_STEP:
+            return {}
+        return step_seconds(self.runs, None, self.threads, self.parallel.device)
 
     @property
     def resolved_workers(self) -> int:
         """Runs at once."""
         if self.workers:
             return self.workers
-        return max(1, _cores() // self.threads) if self.on_cpu and self.parallel.world_size == 1 else 1
-
-    @property
-    def can_be_timed(self) -> bool:
-        """Whether a dry run can try out every model's step in reasonable time."""
-        return not self.on_cpu or self.largest_step <= DRY_RUN_STEP
+        return (
+            max(1, _cores() // self.threads) if self.parallel.device == "cpu" and self.parallel.world_size == 1 else 1
+        )
 
     def print_plan(self, console: Console, seconds: dict[str, float]) -> None:
         """Every run's parameters, tokens, FLOPs, memory and time, what they add up to, and what is short.
@@ -158,7 +161,19 @@ class Study:
             ValueError: if it holds another study or cannot be written.
         """
         if is_main_process() and self.runs:
-            self.folder.claim(self.settings)
+            self.folder.claim(self.settings + self._circumstances())
+            dropped = [asdict(document) for document in self.prepared.report.dropped]
+            write_atomically(self.folder.path / "corpus_dropped.json", json.dumps(dropped, indent=2) + "\n")
+
+    def _circumstances(self) -> str:
+        """What the settings came to here: rows made under others could not stand in one table."""
+        facts = {
+            "corpus_digest": self.prepared.digest,
+            "precision": resolve_precision(self.training.precision, self.parallel.device),
+            "device": self.parallel.device,
+            "threads": self.threads,
+        }
+        return "# came to\n" + "".join(f"# {name}: {value}\n" for name, value in facts.items())
 
     def run(self) -> list[RunResult]:
         """Train whatever is not finished yet; all finished rows, in planned order."""
@@ -182,7 +197,7 @@ class Study:
             corpus=(*self.prepared.report.summary().splitlines(), f"hash {self.prepared.digest[:16]}"),
             machine=f"{_processor()}, {_cores()} cores; {self.resolved_workers} runs at once, {self.threads} threads "
             "each",
-            precision=resolve_precision(self.training.precision, self.parallel.accelerator),
+            precision=resolve_precision(self.training.precision, self.parallel.device),
             conventions=(
                 "FLOPs are training FLOPs in the `exact` convention: matrix products only, over visible (query, key) "
                 "pairs, router and chosen experts included, backward twice the forward.",

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,7 +31,7 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """How runs are executed; none of it changes a result.
+    """How runs are executed; none of it changes what a model learns.
 
     Attributes:
         folder: the study's.
@@ -52,22 +53,23 @@ class SweepSettings:
 
 
 def step_seconds(
-    runs: Sequence[PlannedRun], folder: StudyFolder, threads: int, accelerator: str = "auto"
+    runs: Sequence[PlannedRun], folder: StudyFolder | None, threads: int, device: str = "cpu"
 ) -> dict[str, float]:
     """Isolated seconds of one step of every cell (family and width), measured once and kept.
 
-    Measured in this process with nothing beside it, all cells in turn; a resumed study reads them.
+    Measured in this process with nothing beside it, all cells in turn. They are kept in ``folder``, which
+    must be claimed for these runs' settings; with None (a dry run) they are neither read nor kept.
     """
     cells = {_cell(run, threads): run for run in runs}
     known: dict[str, float] = {}
-    if folder.step_seconds.exists():
+    if folder is not None and folder.step_seconds.exists():
         known = json.loads(folder.step_seconds.read_text())
     if set(cells) - set(known):
         _settle(threads)
-        device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-        measured = probe_step_seconds([(run.model, run.training) for run in cells.values()], device)
+        where = "cuda" if device == "gpu" else "cpu"
+        measured = probe_step_seconds([(run.model, run.training) for run in cells.values()], where)
         known = dict(zip(cells, measured, strict=True))
-        if folder.path.exists():
+        if folder is not None and folder.path.exists():
             write_atomically(folder.step_seconds, json.dumps(known, indent=2) + "\n")
     return {run.name: known[_cell(run, threads)] for run in runs}
 
@@ -105,7 +107,9 @@ def _execute(
     corpus = prepare_corpus(settings.corpus, settings.cache) if todo else None
     for run in todo:
         assert corpus is not None
-        yield run, train_one(run, corpus, settings, seconds[run.name], progress.reporter(run.name))
+        with _named(run):
+            row = train_one(run, corpus, settings, seconds[run.name], progress.reporter(run.name))
+        yield run, row
 
 
 def _in_processes(
@@ -114,22 +118,42 @@ def _in_processes(
     # Threads that spin while they wait stall the runs beside them.
     os.environ.update(OMP_NUM_THREADS=str(settings.threads), OMP_WAIT_POLICY="PASSIVE")
     context = get_context("spawn")
-    messages = context.Queue()
+    messages, stop = context.Queue(), context.Event()
+    workers = min(settings.workers, len(todo))
     pool = ProcessPoolExecutor(
-        min(settings.workers, len(todo)), context, initializer=_start_worker, initargs=(settings, messages, os.getpid())
+        workers, context, initializer=_start_worker, initargs=(settings, messages, stop, os.getpid())
     )
+    waiting = list(reversed(todo))
+    running: dict[Future[RunResult], PlannedRun] = {}
     try:
-        running: dict[Future[RunResult], PlannedRun] = {
-            pool.submit(_train_in_worker, run, seconds[run.name]): run for run in todo
-        }
-        while running:
+        while waiting or running:
+            while waiting and len(running) < workers:  # none queued behind them that a stop could not call back
+                run = waiting.pop()
+                running[pool.submit(_train_in_worker, run, seconds[run.name])] = run
             finished, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             while not messages.empty():
                 progress.update(*messages.get())
             for future in finished:
-                yield running.pop(future), future.result()
+                run = running.pop(future)
+                with _named(run):
+                    row = future.result()
+                yield run, row
+    except BaseException:
+        stop.set()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _named(run: PlannedRun) -> Iterator[None]:
+    """Say which run failed: by now its settings have been checked, so that it is no user's error."""
+    try:
+        yield
+    except SystemExit:  # how Lightning passes on Ctrl-C
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        raise RuntimeError(f"run {run.name} failed; finished runs are kept") from error
 
 
 def train_one(
@@ -148,10 +172,10 @@ def train_one(
         seconds: isolated seconds of one step.
         report: called with (step, steps) as it goes.
     """
-    from toolkit.training import fit
+    from toolkit.training.run import LAST, fit
 
     folder = settings.folder.run(run.name)
-    if folder.exists() and not any(folder.glob("checkpoints/*.ckpt")) and is_main_process():
+    if folder.exists() and not (folder / "checkpoints" / LAST).exists() and is_main_process():
         shutil.rmtree(folder)  # cut off before its first checkpoint: nothing in it can be gone on from
     hparams = {"family": run.family, "budget": run.budget, "dim": run.dim, "seed": run.seed}
     hparams.update(learning_rate=run.training.learning_rate, steps=run.training.steps)
@@ -197,16 +221,16 @@ _worker: dict[str, Any] = {}
 """What a worker process opens once for all its runs."""
 
 
-def _start_worker(settings: SweepSettings, messages: Any, parent: int) -> None:
+def _start_worker(settings: SweepSettings, messages: Any, stop: Any, parent: int) -> None:
     _settle(settings.threads)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent, stop), daemon=True).start()
     corpus = prepare_corpus(settings.corpus, settings.cache)
     _worker.update(settings=settings, messages=messages, corpus=corpus)
 
 
-def _end_with(parent: int) -> None:
-    """A worker whose sweep was killed must not go on writing to a folder that a new sweep takes up."""
-    while os.getppid() == parent:
+def _end_with(parent: int, stop: Any) -> None:
+    """A worker whose sweep was stopped or killed must not go on in a folder that a new sweep takes up."""
+    while os.getppid() == parent and not stop.is_set():
         time.sleep(POLL_SECONDS)
     os._exit(1)
 

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from toolkit.checks import require_choice
 from toolkit.compute import cost
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.training.config import TrainingConfig
@@ -92,6 +93,10 @@ class LanguageModel(lightning.LightningModule):
 
         Done here because Lightning refuses to beside a fused optimizer, in case its gradients are
         scaled; bf16 has no scaler.
+
+        Raises:
+            ValueError: for another algorithm than the norm's.
         """
+        require_choice("gradient_clip_algorithm", gradient_clip_algorithm, (None, "norm"))
         if gradient_clip_val is not None:
             torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), gradient_clip_val)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 import torch.distributed as dist
+from lightning.fabric.utilities.throughput import get_available_flops
 from torch import Tensor
 
 from toolkit.training.board import board, tensorboard_logger
@@ -52,8 +54,11 @@ class RunMetrics(lightning.Callback):
             self._forget_after(trainer.global_step, ended=trainer.should_stop)
             tensorboard_logger(trainer).log_hyperparams(self.hparams, {"hp/bits_per_byte": float("nan")})
             board(trainer).add_custom_scalars(LAYOUT)
-            if trainer.strategy.root_device.type == "cpu":
-                board(trainer).add_text("mfu", "Not logged: a CPU's peak FLOP/s is not in Lightning's table of chips.")
+            device = trainer.strategy.root_device
+            if get_available_flops(device, torch.float32) is None:
+                board(trainer).add_text(
+                    "mfu", f"Not logged: Lightning's table has no peak FLOP/s of this {device.type}."
+                )
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Tensor, batch_idx: int) -> None:
         """Start the clock; note the learning rate, which the schedule moves on at the step's end."""
@@ -64,6 +69,8 @@ class RunMetrics(lightning.Callback):
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Tensor, batch_idx: int
     ) -> None:
         """Stop the clock; every so often read the loss."""
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()  # a step has ended when its kernels have
         self.seconds += time.perf_counter() - self._started
         if trainer.global_step % self.every == 0 or trainer.global_step == 1:
             loss = _mean_over_processes(module.last_loss)

@@ -17,7 +17,6 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, ThroughputMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from toolkit.checks import require
 from toolkit.data import Corpus
 from toolkit.files import write_atomically
 from toolkit.models import DecoderConfig
@@ -96,10 +95,8 @@ def fit(
     """
     parallel = ParallelConfig() if parallel is None else parallel
     parallel.local_batch(training.batch_size)
-    gpus = torch.cuda.device_count()
-    enough = parallel.accelerator != "gpu" or parallel.devices <= gpus
-    require(enough, "devices", parallel.devices, f"at most the {gpus} GPUs of this machine with accelerator='gpu'")
-    precision = resolve_precision(training.precision, parallel.accelerator)
+    parallel.check_launch()
+    precision = resolve_precision(training.precision, parallel.device)
     if is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"model": model.to_dict(), "training": asdict(training), "parallel": asdict(parallel)}
@@ -118,6 +115,7 @@ def fit(
     trainer = _trainer(folder, training, parallel, precision, callbacks, progress_bar)
     last = folder / "checkpoints" / LAST
     trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
+    trainer.save_checkpoint(last)  # the trained model: the last one on the clock may be minutes older
     if module.bits_per_byte is None:  # the checkpoint was the finished run's, so nothing was left to train
         trainer.validate(module, data, verbose=False)
     return _fitted(trainer, module, counter, metrics, monitor)
@@ -133,7 +131,7 @@ def _trainer(
 ) -> lightning.Trainer:
     _quiet()
     return lightning.Trainer(
-        accelerator=parallel.accelerator,
+        accelerator=parallel.device,
         devices=parallel.devices,
         num_nodes=parallel.num_nodes,
         strategy=parallel.lightning_strategy,
