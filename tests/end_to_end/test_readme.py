@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from toolkit.scaling.plan import Grid
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -33,6 +36,22 @@ def test_there_are_snippets_and_commands_to_check() -> None:
 def test_commands_name_files_that_exist(script: str, preset: str) -> None:
     assert (ROOT / script).is_file()
     assert not preset or (ROOT / "experiments" / "presets" / f"{preset}.yaml").is_file()
+
+
+def test_the_demo_s_table_is_the_report_s() -> None:
+    report = (ROOT / "docs" / "demo" / "report.md").read_text()
+    rows = [line for line in README.splitlines() if line.startswith("| `moe")]
+    assert len(rows) == 4
+    assert all(row in report.splitlines() for row in rows)
+
+
+def test_the_demo_trains_as_many_models_as_is_said() -> None:
+    demo = yaml.safe_load((ROOT / "experiments" / "presets" / "demo.yaml").read_text())["grid"]
+    families = len(Grid.families)
+    cells = sum(len(budget["dims"]) * len(budget.get("families", range(families))) for budget in demo["budgets"])
+    runs = cells * demo["seeds"]
+    assert f"trains {runs} tiny models" in README
+    assert len((ROOT / "docs" / "demo" / "results.csv").read_text().splitlines()) == runs + 1
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z-]+)", README))))

@@ -2,7 +2,7 @@
 
 Memory is linear in the sequence: the backward pass computes each block's weights again from the
 saved log-sum-exp, as FlashAttention does (Dao et al. 2022, arXiv 2205.14135, algorithm 4). Inside,
-softmax is in base 2, which processors compute faster, so scores are scaled by log2(e).
+softmax is in base 2, so scores are scaled by log2(e).
 """
 
 from __future__ import annotations
