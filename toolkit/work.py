@@ -19,12 +19,15 @@ class Work:
 
     Attributes:
         kind: what the work is for: ``"attention"`` (projections), ``"scores"`` (query-key and
-            weight-value products), ``"feed_forward"``, ``"experts"``, ``"router"``, ``"head"``.
+            weight-value products), ``"selection"`` (choosing keys by content), ``"feed_forward"``,
+            ``"experts"``, ``"router"``, ``"head"``.
         needed: what the definition asks for: visible (query, key) pairs, routed tokens.
         square: the same had no pair been masked.
         computed: what the backend runs: whole tiles of attention; rows that only pad an expert are not in it.
         computed_backward: multiply-adds the backend runs backward for each one it ran forward,
-            recomputation included. The other conventions charge ``BACKWARD`` whatever it does.
+            recomputation included.
+        backward: what the other conventions charge for that: ``BACKWARD`` whatever the backend does, 0 for
+            products that get no gradient.
     """
 
     kind: str
@@ -32,6 +35,7 @@ class Work:
     square: int
     computed: int
     computed_backward: float = BACKWARD
+    backward: float = BACKWARD
 
     @classmethod
     def dense(cls, kind: str, multiply_adds: int) -> Work:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from attention_cases import draw
-from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from toolkit.attention import Causal, Full, Pattern, SlidingWindow, Window, attention
+from toolkit.attention import (
+    BlockMask,
+    Causal,
+    DilatedWindow,
+    Documents,
+    Full,
+    GlobalTokens,
+    Pattern,
+    PerHead,
+    Sinks,
+    SlidingWindow,
+    Strided,
+    Window,
+    attention,
+    merge,
+)
 from toolkit.attention.reference import reference_attention
-
-
-def merge(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Attention over disjoint sets of keys put together by their log-sum-exps."""
-    out, lse = parts[0]
-    for other, other_lse in parts[1:]:
-        total = torch.logaddexp(lse, other_lse)
-        out = out * torch.exp(lse - total)[..., None] + other * torch.exp(other_lse - total)[..., None]
-        lse = total
-    return out, lse
+from toolkit.attention.scoring import Scoring
 
 
 def test_defaults_are_causal_and_head_dim_to_the_minus_one_half() -> None:
@@ -42,25 +49,78 @@ def test_query_head_h_uses_key_head_h_over_the_group_size() -> None:
         torch.testing.assert_close(whole[:, head : head + 1], alone, rtol=0, atol=1e-12)
 
 
-def test_backends_are_what_they_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backends_are_what_they_are_called() -> None:
     q, k, v = draw(9, 9)
-    expected, lse = reference_attention(q, k, v, Causal(), 8**-0.5)
+    expected, lse = reference_attention(q, k, v, Causal(), Scoring(8**-0.5))
     assert torch.equal(attention(q, k, v, backend="reference"), expected)
     for backend in ("auto", "blockwise"):
         out, own_lse = attention(q, k, v, backend=backend, return_lse=True)
         torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
         torch.testing.assert_close(own_lse, lse, rtol=0, atol=1e-12)
-    called = []
+        assert "toolkit" in type(out.grad_fn).__name__.lower() or "GeneratedBackward" in type(out.grad_fn).__name__
 
-    def fake(*arguments: object) -> tuple[Tensor, Tensor]:
-        called.append(arguments)
-        return q, q
 
-    from toolkit.attention import interface
+def test_the_kernels_without_a_gpu_or_the_interpreter_are_refused() -> None:
+    q, k, v = draw(9, 9, dtype=torch.float32)
+    with pytest.raises(RuntimeError, match="backend='triton' on cpu.*GPU.*TRITON_INTERPRET=1.*'blockwise'"):
+        attention(q, k, v, backend="triton")
 
-    monkeypatch.setitem(interface.BACKENDS, "blockwise", fake)
-    attention(q, k, v)
-    assert len(called) == 1
+
+def settings_of(heads: int) -> dict[str, Any]:
+    """Every setting that changes a score."""
+    return {
+        "scale": 0.7,
+        "softcap": 1.5,
+        "sink_logits": torch.randn(heads, dtype=torch.float64, requires_grad=True),
+        "alibi_slopes": torch.rand(heads),
+        "dropout_p": 0.3,
+    }
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        Causal(),
+        Causal() & (SlidingWindow(5) | Sinks(2)),
+        Causal() & (DilatedWindow(3, 2) | GlobalTokens(positions=[1, 9, 30])),
+        Causal() & Strided(6),
+        Documents(torch.tensor([[0] * 20 + [1] * 21, [3] * 5 + [-1] * 6 + [2] * 30])) & Causal(),
+        PerHead([Causal(), Strided(4), Full(), SlidingWindow(3)]),
+    ],
+    ids=str,
+)
+def test_backends_agree_in_value_and_gradient_with_every_feature(pattern: Pattern) -> None:
+    q, k, v = draw(37, 41, value_dim=6)
+    settings = settings_of(4)
+    inputs = q, k, v, settings["sink_logits"]
+    found = []
+    for backend in ("blockwise", "reference"):
+        torch.manual_seed(7)  # the same dropout
+        out, lse = attention(q, k, v, pattern, return_lse=True, backend=backend, **settings)
+        weights = [torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view(x.shape) for x in (out, lse)]
+        total = (out * weights[0]).sum() + (lse * weights[1]).sum()
+        found.append((out, lse, *torch.autograd.grad(total, inputs)))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-11)
+
+
+def test_dropout_is_drawn_from_torchs_generator() -> None:
+    q, k, v = draw(20, 20)
+    torch.manual_seed(3)
+    first, second = (attention(q, k, v, dropout_p=0.5) for _ in range(2))
+    torch.manual_seed(3)
+    assert torch.equal(attention(q, k, v, dropout_p=0.5), first)
+    assert not torch.equal(first, second)
+    assert torch.equal(attention(q, k, v, dropout_p=0.0), attention(q, k, v))
+
+
+def test_full_attention_may_have_more_queries_than_keys() -> None:
+    q, k, v = draw(9, 4)
+    for backend in ("blockwise", "reference"):
+        out = attention(q, k, v, Full(), backend=backend)
+        with sdpa_kernel(SDPBackend.MATH):
+            expected = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", ["blockwise", "reference"])
@@ -74,7 +134,7 @@ def test_two_parts_of_the_keys_merged_by_lse_are_the_whole(backend: str, pattern
     second = attention(
         q, k[:, :, cut:], v[:, :, cut:], pattern, return_lse=True, q_start=0, kv_start=cut, backend=backend
     )
-    out, lse = merge([first, second])
+    out, lse = merge(*zip(first, second, strict=True))
     torch.testing.assert_close(out, whole, rtol=0, atol=1e-12)
     torch.testing.assert_close(lse, whole_lse, rtol=0, atol=1e-12)
 
@@ -90,7 +150,9 @@ def test_gradients_flow_through_a_merge_and_are_the_wholes() -> None:
     d_out = torch.randn_like(whole)
     expected = torch.autograd.grad(whole, (q, k, v), d_out)
     # lse is an output like any other: with its gradient lost, dq and dk would be wrong here.
-    for mine, theirs in zip(torch.autograd.grad(merge(parts)[0], (q, k, v), d_out), expected, strict=True):
+    for mine, theirs in zip(
+        torch.autograd.grad(merge(*zip(*parts, strict=True))[0], (q, k, v), d_out), expected, strict=True
+    ):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
 
 
@@ -173,6 +235,32 @@ def test_dtypes_and_devices_that_do_not_fit_are_named() -> None:
         attention(q.long(), k.long(), v.long())
     with pytest.raises(ValueError, match=r"k\.device"):
         attention(q, k.to("meta"), v)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"softcap": -1.0}, r"softcap=-1\.0"),
+        ({"dropout_p": 1.0}, r"dropout_p=1\.0"),
+        ({"dropout_p": -0.1}, r"dropout_p=-0\.1"),
+        ({"sink_logits": torch.zeros(3)}, r"sink_logits\.shape=\(3,\).*\(4,\)"),
+        ({"alibi_slopes": torch.zeros(4, dtype=torch.int64)}, r"alibi_slopes\.dtype=torch\.int64"),
+        ({"alibi_slopes": torch.zeros(4, requires_grad=True)}, r"alibi_slopes\.requires_grad=True"),
+        ({"sink_logits": torch.zeros(4, device="meta")}, r"sink_logits\.device"),
+        ({"q_start": -1}, "q_start=-1"),
+        ({"kv_start": -1}, "kv_start=-1"),
+        ({"pattern": "Causal()"}, r"pattern='Causal\(\)'"),
+        ({"pattern": GlobalTokens(positions=[5])}, "positions=5.*5"),
+        ({"pattern": Documents(torch.zeros(2, 4, dtype=torch.int64))}, "4"),
+        ({"pattern": Documents(torch.zeros(3, 5, dtype=torch.int64))}, "pattern batch=3"),
+        ({"pattern": PerHead([Causal()] * 3)}, "pattern heads=3"),
+        ({"pattern": BlockMask(torch.ones(1, 1, dtype=torch.bool, device="meta"), 8)}, "pattern device"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings: dict[str, Any], named: str) -> None:
+    q, k, v = draw(5, 5)
+    with pytest.raises(ValueError, match=named):
+        attention(q, k, v, **settings)
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:

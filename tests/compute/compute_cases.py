@@ -15,6 +15,8 @@ def decoder_config(*blocks: BlockConfig, tied_head: bool = True, vocab_size: int
     return DecoderConfig(vocab_size, DIM, blocks, tied_head)
 
 
+GLOBALS = "Causal() & (DilatedWindow(3, 2) | GlobalTokens(positions=[0]))"
+
 CONFIGS = {
     "dense": decoder_config(DENSE, DENSE),
     "untied": decoder_config(DENSE, tied_head=False),
@@ -25,6 +27,10 @@ CONFIGS = {
     "moe": decoder_config(MOE, MOE),
     "top1": decoder_config(BlockConfig(AttentionConfig(heads=2), MoEConfig(24, 4, 1))),
     "shared": decoder_config(BlockConfig(AttentionConfig(heads=2), MoEConfig(24, 4, 2, shared_experts=2))),
+    "scored": decoder_config(
+        BlockConfig(AttentionConfig(heads=2, qk_norm=True, sinks=True, softcap=5.0), FeedForwardConfig(40))
+    ),
+    "globals": decoder_config(BlockConfig(AttentionConfig(heads=2, pattern=GLOBALS), FeedForwardConfig(40))),
     "mixed": decoder_config(
         DENSE,
         BlockConfig(AttentionConfig(heads=4, kv_heads=1, head_dim=16, pattern=WINDOW), MoEConfig(24, 8, 3, 1)),

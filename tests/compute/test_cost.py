@@ -10,7 +10,7 @@ from compute_cases import CONFIGS, DENSE, DIM, MOE, VOCAB, WINDOW, decoder_confi
 from torch.utils.flop_counter import FlopCounterMode
 
 from toolkit.attention import parse_pattern
-from toolkit.attention.schedule import BLOCK
+from toolkit.attention.cost import TILE
 from toolkit.compute import CONVENTIONS, cost
 from toolkit.compute.cost import KINDS
 from toolkit.layers import MoE
@@ -148,22 +148,21 @@ def test_what_is_run_is_never_less_than_what_is_needed(config: DecoderConfig, se
 
 @pytest.mark.parametrize("pattern", ["Causal()", "Full()", WINDOW, "SlidingWindow(150)"])
 @pytest.mark.parametrize("seq_len", [1, 127, 300])
-def test_hardware_s_scores_are_the_rectangles_that_hold_every_visible_pair(pattern: str, seq_len: int) -> None:
+def test_hardware_s_scores_are_the_tiles_that_hold_every_visible_pair(pattern: str, seq_len: int) -> None:
     heads, head_dim = 2, 16
     block = BlockConfig(AttentionConfig(heads=heads, pattern=pattern), FeedForwardConfig(8))
     price = cost(decoder_config(block), seq_len)
     mask = parse_pattern(pattern).mask(seq_len, seq_len).reshape(seq_len, seq_len)
     pairs = 0
-    for start in range(0, seq_len, BLOCK):
-        rows = mask[start : start + BLOCK]
-        columns = rows.any(dim=0).nonzero().flatten()
-        pairs += len(rows) * int(columns[-1] - columns[0] + 1)
+    for rows in mask.split(TILE[0]):
+        pairs += TILE[0] * TILE[1] * sum(bool(tile.any()) for tile in rows.split(TILE[1], dim=1))
     difference = price.forward_flops["hardware"] - price.forward_flops["exact"]
     masked = pairs - int(mask.sum())
     assert seq_len * difference == pytest.approx(2 * heads * 2 * head_dim * masked, abs=1e-3)
-    # seven products for a forward and backward: scores and their values, scores again, and four gradients
+    # nine products for a forward and backward: scores and their values; scores and dP again in each of the two
+    # kernels of the backward pass, and three gradients
     products = price.training_flops["hardware"] - price.training_flops["exact"]
-    expected = heads * head_dim * 2 * (7 * pairs - 6 * int(mask.sum()))
+    expected = heads * head_dim * 2 * (9 * pairs - 6 * int(mask.sum()))
     assert seq_len * products == pytest.approx(expected, abs=1e-3)
 
 

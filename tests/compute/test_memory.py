@@ -8,6 +8,7 @@ from compute_cases import CONFIGS, decoder_config
 from torch import Tensor, nn
 
 from toolkit.attention import KeyValueCache
+from toolkit.attention.cache import Segment
 from toolkit.compute import cost, memory
 from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.training import TrainingConfig, build_optimizer, training_loss
@@ -104,17 +105,17 @@ def test_bf16_keeps_a_copy_of_every_weight_that_a_product_reads() -> None:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_cache_of_keys_and_values_is_what_decoding_keeps(config: DecoderConfig) -> None:
     cache = KeyValueCache()
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    kept: dict[int, tuple[Segment, ...]] = {}
     append = cache.append
 
-    def record(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def record(layer: int, k: Tensor, v: Tensor) -> tuple[Segment, ...]:
         kept[layer] = append(layer, k, v)
         return kept[layer]
 
     cache.append = record  # type: ignore[method-assign]
     with torch.no_grad():
         Decoder(config)(torch.randint(config.vocab_size, (3, 21)), cache)
-    size = sum(tensor.nbytes for pair in kept.values() for tensor in pair)
+    size = sum(one.k.nbytes + one.v.nbytes for segments in kept.values() for one in segments)
     assert memory(config, 3, 21).kv_cache == size
     assert memory(config, 3, 21, "bf16-mixed").kv_cache == size // 2
 

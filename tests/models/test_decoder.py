@@ -257,8 +257,8 @@ def test_work_is_that_of_its_layers_and_its_head() -> None:
 def test_dense_work_is_what_torchs_flop_counter_sees() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    decoder = Decoder(config("Full()"))
+    decoder = Decoder(config("Causal() & SlidingWindow(4)"))
     ids = torch.randint(VOCAB, (2, 9))
     with FlopCounterMode(display=False) as counter:
         decoder(ids)
-    assert counter.get_total_flops() == 2 * 2 * sum(part.computed for part in decoder.work(9))
+    assert counter.get_total_flops() == 2 * 2 * sum(part.needed for part in decoder.work(9))

@@ -1,24 +1,41 @@
-"""What an attention costs: the same pattern that drives the computation counts it."""
+"""What an attention costs: the same plan that drives the computation counts it."""
 
 from __future__ import annotations
 
-from toolkit.attention.blockwise import COMPUTED_BACKWARD
 from toolkit.attention.patterns import Pattern
-from toolkit.attention.schedule import visited
+from toolkit.attention.plan import plan, plan_total
+from toolkit.attention.schedule import schedule
 from toolkit.work import Work
 
+TILE = 128, 64
+"""Rows and columns of the tiles in which visited pairs are counted."""
 
-def attention_work(pattern: Pattern, seq_len: int, heads: int, head_dim: int, value_dim: int | None = None) -> Work:
-    """Multiply-adds of the query-key and weight-value products over one sequence of ``seq_len``.
+COMPUTED_BACKWARD = 3.5
+"""Products the kernels run backward for each one forward: scores and dP twice, in the kernel for dQ and in the
+one for dK and dV, and one product for each of the three gradients; 7 for 2."""
 
-    ``needed`` counts visible pairs, ``square`` all of them, ``computed`` the pairs in the rectangles
-    that the blockwise path visits.
+
+def attention_work(
+    pattern: Pattern, seq_len: int, heads: int, head_dim: int, value_dim: int | None = None, q_len: int | None = None
+) -> Work:
+    """Multiply-adds of the query-key and weight-value products over one sequence of ``seq_len`` keys.
+
+    ``needed`` counts visible pairs, ``square`` all of them, ``computed`` the pairs in the tiles that the
+    kernels visit, recomputed as they do it in the backward pass. With ``q_len`` given, that many queries
+    stand at positions 0 and on; else every key has its query.
     """
-    per_pair = heads * (head_dim + (value_dim or head_dim))
+    per_pair = head_dim + (value_dim or head_dim)
+    q_len = seq_len if q_len is None else q_len
     return Work(
         kind="scores",
-        needed=per_pair * pattern.area(seq_len, seq_len),
-        square=per_pair * seq_len**2,
-        computed=per_pair * visited(pattern, seq_len, seq_len),
+        needed=per_pair * pattern.area(q_len, seq_len, 0, heads=heads),
+        square=per_pair * heads * q_len * seq_len,
+        computed=per_pair * visited(pattern, q_len, seq_len, heads),
         computed_backward=COMPUTED_BACKWARD,
     )
+
+
+def visited(pattern: Pattern, q_len: int, kv_len: int, heads: int = 1, tile: tuple[int, int] = TILE) -> int:
+    """Pairs in the tiles that hold a visible one, masked pairs included, over all heads; queries start at 0."""
+    tiles = plan_total(plan(pattern, q_len, kv_len, 0), lambda part: schedule(part, *tile).visited(), 1, heads)
+    return tiles * tile[0] * tile[1]

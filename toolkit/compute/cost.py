@@ -51,7 +51,7 @@ class Cost:
 
         ``exact``: products only, over visible pairs, router and chosen experts included.
         ``full_square``: the same had every (query, key) pair been computed.
-        ``hardware``: what the backend runs: whole tiles.
+        ``hardware``: what the kernels run: whole tiles of 128 queries by 64 keys.
         ``palm``: 2 N + 4 L H Q T with N the active parameters (Chowdhery et al. 2022, arXiv 2204.02311,
         appendix B): full square, every parameter taken for a product.
         """
@@ -70,11 +70,18 @@ class Cost:
     def training_flops(self) -> dict[str, float]:
         """FLOPs per token of a forward and backward, by convention.
 
-        Backward is twice the forward, but in ``hardware``, which counts recomputation as it is run.
+        Backward is twice the forward where there is one, but in ``hardware``, which counts recomputation as
+        it is run.
         """
-        training = {name: (1 + BACKWARD) * flops for name, flops in self.forward_flops.items()}
-        run = sum((1 + part.computed_backward) * part.computed for part in self.work)
-        return {**training, "hardware": 2 * run / self.seq_len}
+        needed = sum((1 + part.backward) * part.needed for part in self.work)
+        square = sum((1 + part.backward) * part.square for part in self.work)
+        computed = sum((1 + part.computed_backward) * part.computed for part in self.work)
+        return {
+            "exact": 2 * needed / self.seq_len,
+            "palm": (1 + BACKWARD) * self.forward_flops["palm"],
+            "hardware": 2 * computed / self.seq_len,
+            "full_square": 2 * square / self.seq_len,
+        }
 
     @property
     def _square_scores(self) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from toolkit.attention import Pattern, attention
+from toolkit.attention import Full, Pattern, attention
 from toolkit.layers import Experts, SelfAttention
 from toolkit.models import Decoder
 
@@ -42,7 +42,8 @@ def measure(decoder: Decoder, seq_len: int, batch_size: int = 1, seed: int = 0) 
     """Count one forward and backward of ``decoder`` on random tokens, in the ``exact`` convention.
 
     Runs the reference backends on the decoder's device, so it is for small shapes. The model's
-    gradients are cleared; its weights are left as they were.
+    gradients are cleared; its weights are left as they were. Layers that choose keys by content are counted
+    with the gates they compute and mask, which ``exact`` leaves out.
     """
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(decoder.config.vocab_size, (batch_size, seq_len), generator=generator)
@@ -67,7 +68,8 @@ def _reference_backends(decoder: Decoder, calls: list[_Call]) -> Iterator[None]:
     attends, backends = [module.attend for module in attentions], [module.backend for module in experts]
 
     def record(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, **settings: Any) -> Tensor:
-        visible = pattern.mask(q.shape[2], k.shape[2]).double().mean().item()
+        where = {name: settings[name] for name in ("q_start", "kv_start") if name in settings}
+        visible = pattern.mask(q.shape[2], k.shape[2], **where).double().mean().item()
         calls.append(_Call((q.shape, k.shape, v.shape), q.dtype, visible))
         return attention(q, k, v, pattern, **{**settings, "backend": "reference"})
 
@@ -87,7 +89,7 @@ def _reference_backends(decoder: Decoder, calls: list[_Call]) -> Iterator[None]:
 def _attention_flops(call: _Call) -> tuple[float, float]:
     """FLOPs of the reference attention alone at these shapes, forward and backward."""
     q, k, v = (torch.zeros(shape, dtype=call.dtype, requires_grad=True) for shape in call.shapes)
-    out, forward = _counted(lambda: attention(q, k, v, backend="reference"))
+    out, forward = _counted(lambda: attention(q, k, v, Full(), backend="reference"))
     _, backward = _counted(lambda: out.sum().backward())
     return forward, backward
 

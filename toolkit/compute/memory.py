@@ -69,8 +69,11 @@ def _block_bytes(block: BlockConfig, dim: int, low: int) -> int:
     """Bytes a token that one layer keeps: its two norms, its attention, its feed-forward."""
     heads, head_dim = block.attention.heads, block.attention.head_dim or dim // block.attention.heads
     queries = heads * head_dim
-    # q, k, v after rotation and the output that o_proj reads; the blockwise path keeps its own in fp32.
-    attention = low * (2 * queries + _kv_width(block, dim)) + 4 * (queries + heads)
+    # q, k, v after rotation, the output as attention gives it and as o_proj reads it, and the log-sum-exp. What
+    # a choice by content gathers on its way is not counted.
+    attention = low * (3 * queries + _kv_width(block, dim)) + 4 * heads
+    if block.attention.qk_norm:  # what it normalises, as a view of all that was projected, and what that gives
+        attention += low * (queries + _kv_width(block, dim)) + 4 * (queries + _kv_width(block, dim) // 2)
     return 2 * _norm_bytes(dim, low) + attention + _feed_forward_bytes(block, low)
 
 
@@ -92,4 +95,4 @@ def _norm_bytes(dim: int, low: int) -> int:
 
 def _kv_width(block: BlockConfig, dim: int) -> int:
     attention = block.attention
-    return 2 * (attention.kv_heads or attention.heads) * (attention.head_dim or dim // attention.heads)
+    return 2 * attention.key_heads * (attention.head_dim or dim // attention.heads)

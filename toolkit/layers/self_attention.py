@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.attention import Causal, KeyValueCache, Pattern, attention, attention_work
+from toolkit.attention import Causal, KeyValueCache, Pattern, attention
+from toolkit.attention.cache import Segment
+from toolkit.attention.selection import MoBA, NativeSparse
 from toolkit.checks import require, require_positive
+from toolkit.layers.attending import OverBranches, OverChosenBlocks, OverPattern, Sparsity
+from toolkit.layers.global_rows import WithGlobalRows
 from toolkit.layers.rotary import RotaryEmbedding
 from toolkit.work import Work
 
@@ -18,8 +23,10 @@ from toolkit.work import Work
 class SelfAttention(nn.Module):
     """Projects to queries, keys and values, rotates, attends where ``pattern`` sees, projects back.
 
-    Parameters: qkv_proj ((heads + 2 * kv_heads) * head_dim, dim), queries' rows first, then keys',
-    then values'; o_proj (dim, heads * head_dim). No biases.
+    Parameters: qkv_proj ((heads + 2 * key_heads) * head_dim, dim), queries' rows first, then keys', then
+    values', where key_heads is kv_heads (three times that for native sparse attention with ``separate_kv``);
+    o_proj (dim, heads * head_dim); with ``qk_norm`` q_norm.weight and k_norm.weight (head_dim,); with
+    ``sinks`` sink_logits (heads,); under ``core`` what the pattern itself learns. No biases.
 
     Args:
         dim: width of a token.
@@ -27,14 +34,22 @@ class SelfAttention(nn.Module):
         kv_heads: key and value heads; ``heads`` by default. Query head h uses key head
             h // (heads / kv_heads).
         head_dim: width of one head; dim / heads by default.
-        pattern: which keys each query sees.
+        pattern: which keys each query sees: a pattern (``Causal()`` by default), or ``MoBA(...)`` or
+            ``NativeSparse(...)``, which choose by content.
         rope: rotary embedding; None for no position information.
+        qk_norm: normalise every head's queries and keys by their root mean square before they are
+            rotated (Henry et al. 2020, arXiv 2010.04245; as in Qwen 3).
+        softcap: scores become softcap * tanh(score / softcap).
+        sinks: give each head a learned logit that joins the softmax's denominator (gpt-oss).
+        dropout_p: chance that an attention weight is dropped in training.
+        global_projections: give the rows of the pattern's ``GlobalTokens`` projections of their own
+            (Longformer); such a layer takes whole sequences only, no cache.
         attend: the function that computes the attention, :func:`toolkit.attention.attention` by
             default: the seam where a parallel or counting form is put in.
 
     Raises:
-        ValueError: if a size is not positive, ``heads`` is no multiple of ``kv_heads``, or ``dim`` no
-            multiple of ``heads`` where head_dim is not given.
+        ValueError: if a size is not positive, ``heads`` is no multiple of ``kv_heads``, ``dim`` no multiple
+            of ``heads`` where head_dim is not given, or a setting does not go with the pattern.
     """
 
     kind = "attention"
@@ -45,9 +60,15 @@ class SelfAttention(nn.Module):
         heads: int,
         kv_heads: int | None = None,
         head_dim: int | None = None,
-        pattern: Pattern | None = None,
+        pattern: Sparsity | None = None,
         rope: RotaryEmbedding | None = None,
-        attend: Callable[..., Tensor] = attention,
+        *,
+        qk_norm: bool = False,
+        softcap: float | None = None,
+        sinks: bool = False,
+        dropout_p: float = 0.0,
+        global_projections: bool = False,
+        attend: Callable[..., Any] = attention,
     ) -> None:
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
@@ -57,44 +78,93 @@ class SelfAttention(nn.Module):
             require(dim % heads == 0, "heads", heads, f"a divisor of dim={dim} when head_dim is not given")
             head_dim = dim // heads
         require_positive(head_dim=head_dim)
+        require(softcap is None or softcap > 0, "softcap", softcap, "positive, or None for none")
+        require(0.0 <= dropout_p < 1.0, "dropout_p", dropout_p, "at least 0 and below 1")
         if rope is not None:
             require(rope.head_dim == head_dim, "rope.head_dim", rope.head_dim, f"head_dim={head_dim}")
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.pattern = Causal() if pattern is None else pattern
         self.rope, self.attend = rope, attend
-        self.qkv_proj = nn.Parameter(torch.empty((heads + 2 * kv_heads) * head_dim, dim))
+        self.softcap, self.dropout_p = softcap, dropout_p
+        self.key_heads = kv_heads * (3 if isinstance(pattern, NativeSparse) and pattern.separate_kv else 1)
+        self.qkv_proj = nn.Parameter(torch.empty((heads + 2 * self.key_heads) * head_dim, dim))
         self.o_proj = nn.Parameter(torch.empty(dim, heads * head_dim))
+        self.q_norm, self.k_norm = (nn.RMSNorm(head_dim, eps=1e-6) if qk_norm else None for _ in range(2))
+        self.sink_logits = nn.Parameter(torch.empty(heads)) if sinks else None
+        self.core = self._core(dim, global_projections)
         self.reset_parameters()
 
+    def _core(self, dim: int, global_projections: bool) -> nn.Module:
+        """What attends, by the kind of pattern."""
+        pattern, shape = self.pattern, (self.heads, self.kv_heads, self.head_dim)
+        if isinstance(pattern, Pattern):
+            if global_projections:
+                return WithGlobalRows(pattern, dim, *shape, finish=self._finish)
+            return OverPattern(pattern, self.heads, self.head_dim)
+        require(not global_projections, "global_projections", True, f"False: {pattern} has no global tokens")
+        require(self.dropout_p == 0, "dropout_p", self.dropout_p, f"0 with {pattern}")
+        if isinstance(pattern, MoBA):
+            return OverChosenBlocks(pattern, self.heads, self.head_dim)
+        scored = self.softcap is None and self.sink_logits is None
+        require(scored, "softcap and sinks", (self.softcap, self.sink_logits is not None), f"unset with {pattern}")
+        return OverBranches(pattern, dim, *shape)
+
     def reset_parameters(self) -> None:
-        """Every matrix normal with standard deviation fan_in ** -0.5."""
+        """Every matrix normal with standard deviation fan_in ** -0.5; norms 1, sink logits 0."""
         for weight in (self.qkv_proj, self.o_proj):
             nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+        for norm in (self.q_norm, self.k_norm):
+            if norm is not None:
+                norm.reset_parameters()
+        if self.sink_logits is not None:
+            nn.init.zeros_(self.sink_logits)
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
         """x (batch, length, dim) -> (batch, length, dim).
 
         With a ``cache``, x is the next ``length`` tokens: they see those already in it, and are added
         to it under ``layer``.
+
+        Raises:
+            ValueError: if the cache has forgotten a position that the pattern sees.
         """
-        start = 0 if cache is None else cache.length(layer)
-        qkv = rearrange(F.linear(x, self.qkv_proj), "b n (h d) -> b h n d", d=self.head_dim)
-        if self.rope is not None:
-            positions = torch.arange(start, start + x.shape[1], device=x.device) if start else None
-            qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], dim=1)
-            qkv = torch.cat([self.rope.rotate(qk, positions), v], dim=1)
-        q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        if cache is not None:
-            k, v = cache.append(layer, k, v)
-        out = self.attend(q, k, v, self.pattern)
+        q, k, v = self._project(x, 0 if cache is None else cache.length(layer))
+        segments = (Segment(k, v, 0),) if cache is None else cache.append(layer, k, v)
+        out = self.core(x, q, segments, self.attend, **self._scoring())
         return F.linear(rearrange(out, "b h n d -> b n (h d)"), self.o_proj)
 
+    def _project(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """x (batch, length, dim) from position ``start`` on -> q (batch, heads, length, head_dim), k, v (key_heads)."""
+        qkv = rearrange(F.linear(x, self.qkv_proj), "b n (h d) -> b h n d", d=self.head_dim)
+        sizes = [self.heads, self.key_heads, self.key_heads]
+        q, k, v = qkv.split(sizes, dim=1)
+        if self.rope is not None or self.q_norm is not None:
+            positions = torch.arange(start, start + x.shape[1], device=x.device) if start else None
+            # One tensor again: a view of v alone would keep the unrotated queries and keys alive with it.
+            qkv = torch.cat([self._finish(q, positions, True), self._finish(k, positions, False), v], dim=1)
+            q, k, v = qkv.split(sizes, dim=1)
+        return q, k, v
+
+    def _finish(self, x: Tensor, positions: Tensor | None, queries: bool) -> Tensor:
+        """Queries or keys (batch, heads, length, head_dim) normalised and rotated; positions 0, 1, ... if None."""
+        norm = self.q_norm if queries else self.k_norm
+        if norm is not None:  # under autocast the weight is cast as a product's would be
+            x = F.rms_norm(x, (self.head_dim,), norm.weight.to(x.dtype), norm.eps)
+        return x if self.rope is None else self.rope.rotate(x, positions)
+
+    def _scoring(self) -> dict[str, Any]:
+        """The settings of ``attend`` that are not its defaults."""
+        settings = {
+            "softcap": self.softcap,
+            "sink_logits": self.sink_logits,
+            "dropout_p": self.dropout_p if self.training and self.dropout_p else None,
+        }
+        return {name: value for name, value in settings.items() if value is not None}
+
     def work(self, seq_len: int) -> list[Work]:
-        """The projections, and the products over visible pairs."""
-        return [
-            Work.dense("attention", seq_len * (self.qkv_proj.numel() + self.o_proj.numel())),
-            attention_work(self.pattern, seq_len, self.heads, self.head_dim),
-        ]
+        """The projections, and what attends."""
+        projections = Work.dense("attention", seq_len * (self.qkv_proj.numel() + self.o_proj.numel()))
+        return [projections, *self.core.work(seq_len)]  # type: ignore[operator]
 
     def extra_repr(self) -> str:
         """Settings, for ``print(model)``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from toolkit.attention import parse_pattern
+from toolkit.attention.selection import parse_sparsity
 from toolkit.layers import Block, MoE, RotaryEmbedding, SelfAttention, SwiGLU
 from toolkit.models.config import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.routing import LoadBalancingLoss, RouterZLoss, TopKRouter
@@ -19,7 +19,19 @@ def build_attention(config: AttentionConfig, dim: int) -> SelfAttention:
     """Self-attention with its rotary embedding and pattern."""
     head_dim = config.head_dim or dim // config.heads
     rope = None if config.rope_base is None else RotaryEmbedding(head_dim, config.rope_base)
-    return SelfAttention(dim, config.heads, config.kv_heads, head_dim, parse_pattern(config.pattern), rope)
+    return SelfAttention(
+        dim,
+        config.heads,
+        config.kv_heads,
+        head_dim,
+        parse_sparsity(config.pattern),
+        rope,
+        qk_norm=config.qk_norm,
+        softcap=config.softcap,
+        sinks=config.sinks,
+        dropout_p=config.dropout_p,
+        global_projections=config.global_projections,
+    )
 
 
 def build_feed_forward(config: FeedForwardConfig | MoEConfig, dim: int) -> nn.Module:

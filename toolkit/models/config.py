@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from toolkit.attention import parse_pattern
+from toolkit.attention.selection import NativeSparse, parse_sparsity
 from toolkit.checks import require, require_positive
 
 
@@ -17,11 +17,17 @@ class AttentionConfig:
         heads: query heads.
         kv_heads: key and value heads, a divisor of ``heads``; None for as many.
         head_dim: width of one head; None for dim / heads.
-        pattern: which keys each query sees, as text: ``"Causal() & SlidingWindow(512)"``.
+        pattern: which keys each query sees, as text: ``"Causal() & SlidingWindow(512)"``, or
+            ``"MoBA(block=64, top_k=4)"``, ``"NativeSparse(...)"``.
         rope_base: theta of the rotary embedding; None for no position information.
+        qk_norm: normalise queries and keys.
+        softcap: bend of the scores; None for none.
+        sinks: a learned sink logit for each head.
+        dropout_p: chance that an attention weight is dropped in training.
+        global_projections: projections of their own for the rows of the pattern's ``GlobalTokens``.
 
     Raises:
-        ValueError: if a setting is not positive, heads do not fit together or the pattern is not understood.
+        ValueError: if a setting is out of its range, heads do not fit together or the pattern is not understood.
     """
 
     heads: int = 1
@@ -29,15 +35,27 @@ class AttentionConfig:
     head_dim: int | None = None
     pattern: str = "Causal()"
     rope_base: float | None = 10_000.0
+    qk_norm: bool = False
+    softcap: float | None = None
+    sinks: bool = False
+    dropout_p: float = 0.0
+    global_projections: bool = False
 
     def __post_init__(self) -> None:
         require_positive(heads=self.heads)
-        for name in ("kv_heads", "head_dim", "rope_base"):
+        for name in ("kv_heads", "head_dim", "rope_base", "softcap"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "positive, or None")
         kv_heads = self.kv_heads or self.heads
         require(self.heads % kv_heads == 0, "heads", self.heads, f"a multiple of kv_heads={kv_heads}")
-        parse_pattern(self.pattern)
+        require(0 <= self.dropout_p < 1, "dropout_p", self.dropout_p, "at least 0 and below 1")
+        parse_sparsity(self.pattern)
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of the keys, and of the values: three sets of them where each branch has its own."""
+        sparsity, kv_heads = parse_sparsity(self.pattern), self.kv_heads or self.heads
+        return kv_heads * (3 if isinstance(sparsity, NativeSparse) and sparsity.separate_kv else 1)
 
 
 @dataclass(frozen=True)
