@@ -1,0 +1,21 @@
+"""The tests of the kernels import the modules beside them, and share one interpreting process per worker."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from interpreted import Interpreter
+
+
+@pytest.fixture(scope="session")
+def interpreter() -> Iterator[Interpreter]:
+    """Runs a check of ``kernel_checks`` where Triton interprets."""
+    process = Interpreter()
+    yield process
+    process.close()
