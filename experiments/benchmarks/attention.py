@@ -15,13 +15,13 @@ scaling: the window at growing length. memory: peak of a fresh process over inpu
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -143,18 +143,22 @@ def probe_memory(dtype: torch.dtype) -> None:
     """Print how much the process grows in one forward and backward pass, inputs included."""
     attend = ours(Causal() & SlidingWindow(WINDOW))
     Tensors.draw(1_024, dtype).both(attend)()
-    before = _peak()
+    before = _resident("VmRSS")
     tensors = Tensors.draw(65_536, dtype)
     gradients = tensors.both(attend)()
     needed = 8 * tensors.q.numel() * tensors.q.element_size()
-    grown = _peak() - before
+    grown = _resident("VmHWM") - before
     assert all(x.isfinite().all() for x in gradients)
     print(f"{grown / needed:.2f} x ({grown / 2**20:.0f} MiB over {needed / 2**20:.0f} MiB)")
 
 
-def _peak() -> int:
-    """The largest resident size so far, in bytes (Linux counts KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _resident(entry: str) -> int:
+    """Bytes of this process in memory: now (``VmRSS``) or at most so far (``VmHWM``). Linux only.
+
+    Not ``resource.getrusage``, whose peak a child inherits from the process that started it.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(entry))
 
 
 def table_cuda(options: argparse.Namespace) -> None:
