@@ -13,7 +13,7 @@ is computed already.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
 from typing import Any
 
@@ -49,6 +49,7 @@ class Pass:
         first, stop: (batch | 1, heads | 1, n_rows, slots) int32; slots ascend, empty ones come last.
         n_columns: places of columns.
         heads: the query heads it is for; None: all.
+        complete: whether every query row is in it.
         cache: what backends derive from it and keep.
     """
 
@@ -58,6 +59,7 @@ class Pass:
     stop: Tensor
     n_columns: int
     heads: tuple[int, ...] | None = None
+    complete: bool = True
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -70,21 +72,16 @@ class Pass:
         """Runs of columns a place may see."""
         return self.first.shape[-1]
 
-    @property
-    def covers_rows(self) -> bool:
-        """Whether every query row is in it: as they come, or sorted by class."""
-        return self.rows is None or (self.rows.shape[:2] == (1, 1) and bool(self.cache.get("covers_rows")))
-
     def on(self, device: torch.device) -> Pass:
         """The same on another device, copied once."""
         if self.first.device == device:
             return self
         if ("on", device) not in self.cache:
             rows, columns = (None if x is None else x.to(device) for x in (self.rows, self.columns))
-            moved = Pass(rows, columns, self.first.to(device), self.stop.to(device), self.n_columns, self.heads)
-            moved.cache["origin"] = self
-            self.cache["on", device] = moved
-        moved = self.cache["on", device]
+            first, stop = self.first.to(device), self.stop.to(device)
+            kept = {"origin": self}  # schedules are made where the plan was
+            self.cache["on", device] = replace(self, rows=rows, columns=columns, first=first, stop=stop, cache=kept)
+        moved: Pass = self.cache["on", device]
         return moved
 
 
@@ -164,8 +161,8 @@ class _Planner:
             order = self._by_class(residue, gathers)
             found += self._in_order(_taking(simple, {**absent, residue: FULL}), done, order)
             done = _taking(simple, absent)
-        found.sort(key=lambda one: not one.covers_rows)  # stable: those that list a few rows only come last
-        if not found or not found[0].covers_rows:
+        found.sort(key=lambda one: not one.complete)  # stable: those that list a few rows only come last
+        if not found or not found[0].complete:
             nothing = torch.full((1, 1, len(self.query), 1), self.end - self.begin, dtype=torch.int32)
             nothing = nothing.to(self.query.device)
             found.insert(0, Pass(None, None, nothing, nothing, self.end - self.begin, self.heads))
@@ -189,7 +186,8 @@ class _Planner:
             rows = rows[..., : int(held.sum(dim=-1).max())]
         empty = rows == FAR
         keys = pattern.intervals(rows.masked_fill(empty, 0) + self.query[0], self.end)
-        yield from self._pass(rows.masked_fill(empty, -1), None, self._clipped(_blanked(keys, empty)))
+        seen = self._clipped(_blanked(keys, empty))
+        yield from self._pass(rows.masked_fill(empty, -1), None, seen, complete=False)
 
     def _seen(self, pattern: Pattern, query: Tensor) -> Intervals:
         """The keys that the queries (q_len,) see, some queries at a time."""
@@ -202,14 +200,14 @@ class _Planner:
             keys = self._seen(pattern, query)
             if done != NOTHING:
                 keys = keys & self._seen(done, query).complement(self.end)
-            yield from self._pass(order.rows, order.columns(self.begin), order.places(keys), complete=True)
+            yield from self._pass(order.rows, order.columns(self.begin), order.places(keys))
 
     def _clipped(self, keys: Intervals) -> Intervals:
         """Positions as columns."""
         return Intervals.clipped(keys.first - self.begin, keys.stop - self.begin, self.end - self.begin)
 
     def _pass(
-        self, rows: Tensor | None, columns: Tensor | None, seen: Intervals, complete: bool = False
+        self, rows: Tensor | None, columns: Tensor | None, seen: Intervals, complete: bool = True
     ) -> Iterator[Pass]:
         """The pass, unless it is known to be empty (a GPU is not asked)."""
         if on_host(seen.first) and not bool((seen.first < FAR).any()):
@@ -217,9 +215,7 @@ class _Planner:
         n_columns = self.end - self.begin if columns is None else columns.shape[-1]
         first, stop = (_planes(x.clamp(max=n_columns), 4) for x in (seen.first, seen.stop))
         rows, columns = (None if x is None else _planes(x.to(torch.int32), 3) for x in (rows, columns))
-        part = Pass(rows, columns, first.contiguous(), stop.contiguous(), n_columns, self.heads)
-        part.cache["covers_rows"] = complete
-        yield part
+        yield Pass(rows, columns, first.contiguous(), stop.contiguous(), n_columns, self.heads, complete)
 
     def _gathered(self, part: KeysAt | SummaryKeys, without: Sequence[Pattern]) -> _Order:
         """The keys of ``part`` as one short list, less those of the parts before it."""
