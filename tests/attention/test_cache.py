@@ -123,3 +123,26 @@ def test_a_pattern_that_sees_what_was_forgotten_is_refused(cache: tuple[int, int
 def test_bad_settings_are_named(settings: dict[str, int], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         RollingCache(**settings)
+
+
+def test_keys_of_another_shape_are_refused_before_anything_is_held() -> None:
+    cache = KeyValueCache()
+    cache.append(0, torch.zeros(2, 2, 3, 4), torch.zeros(2, 2, 3, 6))
+    for k, v in (((1, 2, 1, 4), (1, 2, 1, 6)), ((2, 2, 1, 5), (2, 2, 1, 6)), ((2, 2, 1, 4), (2, 2, 1, 5))):
+        with pytest.raises(ValueError, match=r"[kv]\.shape="):
+            cache.append(0, torch.zeros(k), torch.zeros(v))
+    assert cache.length(0) == 3
+
+
+def test_a_prompt_read_in_inference_mode_may_go_on_outside_of_it() -> None:
+    tensors, cache = draw(), KeyValueCache()
+    expected = attention(*tensors, backend="reference")
+    with torch.inference_mode():
+        first = attend_cached(
+            attention, tensors[0][:, :, :9], cache.append(0, *(x[:, :, :9] for x in tensors[1:])), Causal()
+        )
+    with torch.no_grad():
+        later = attend_cached(
+            attention, tensors[0][:, :, 9:], cache.append(0, *(x[:, :, 9:] for x in tensors[1:])), Causal()
+        )
+    torch.testing.assert_close(torch.cat([first, later], dim=2), expected, rtol=0, atol=1e-12)

@@ -6,7 +6,7 @@ import pytest
 from einops import rearrange
 from torch.nn import functional as F
 
-from toolkit.attention import Causal, Full, Pattern, PerHead, Sinks, SlidingWindow, attention_work
+from toolkit.attention import Causal, Documents, Full, Pattern, PerHead, Sinks, SlidingWindow, attention_work
 from toolkit.attention.cost import TILE
 from toolkit.work import BACKWARD, Work
 
@@ -50,6 +50,14 @@ def test_the_kernels_split_backward_is_seven_products_for_two() -> None:
     # Amounts to 4.5 times the forward pass in all: scores and dP once for dQ and once for dK and dV.
     work = attention_work(Causal(), 40, 2, 8)
     assert (1 + work.computed_backward) * 2 == 2 + 7
+
+
+def test_a_pattern_that_differs_by_batch_row_is_counted_over_all_of_them() -> None:
+    pattern = Documents.from_lengths([[100, 50], [20, 130]])
+    work = attention_work(pattern, 150, heads=3, head_dim=8)
+    assert work.needed == 16 * 3 * (100**2 + 50**2 + 20**2 + 130**2)
+    assert work.square == 16 * 3 * 2 * 150**2
+    assert work.needed <= work.computed
 
 
 def test_dense_work_is_one_number_with_two_products_backward() -> None:

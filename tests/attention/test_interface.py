@@ -114,6 +114,18 @@ def test_dropout_is_drawn_from_torchs_generator() -> None:
     assert torch.equal(attention(q, k, v, dropout_p=0.0), attention(q, k, v))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rows_that_see_nothing_may_lie_between_others_in_every_dtype(dtype: torch.dtype) -> None:
+    q, k, v = draw(6, 6, dtype=dtype)
+    pattern = Documents(torch.tensor([0, 0, -1, 0, 1, -1]))
+    found = []
+    for backend in ("blockwise", "reference"):
+        out, lse = attention(q, k, v, pattern, backend=backend, return_lse=True)
+        assert lse.isinf().any(dim=(0, 1)).tolist() == [False, False, True, False, False, True]
+        found.append((out, *torch.autograd.grad(out.float().sin().sum(), (q, k, v))))
+    torch.testing.assert_close(*found, rtol=2e-2, atol=2e-2 if dtype != torch.float32 else 1e-5)
+
+
 def test_full_attention_may_have_more_queries_than_keys() -> None:
     q, k, v = draw(9, 4)
     for backend in ("blockwise", "reference"):
@@ -216,6 +228,8 @@ Q, K, V = (2, 4, 5, 8), (2, 2, 5, 8), (2, 2, 5, 6)
         (Q, (1, 2, 5, 8), (1, 2, 5, 6), r"k batch=1"),
         (Q, K, (1, 2, 5, 6), r"v batch=1"),
         ((2, 4, 7, 8), K, V, r"q_len=7: it must be at most"),
+        (Q, (2, 0, 5, 8), (2, 0, 5, 6), r"k\.shape=\(2, 0, 5, 8\)"),
+        ((2, 4, 5, 0), (2, 2, 5, 0), V, r"k\.shape=\(2, 2, 5, 0\)"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(
@@ -241,6 +255,8 @@ def test_dtypes_and_devices_that_do_not_fit_are_named() -> None:
     ("settings", "named"),
     [
         ({"softcap": -1.0}, r"softcap=-1\.0"),
+        ({"softcap": float("inf")}, "softcap=inf"),
+        ({"q_start": 1.5}, r"q_start=1\.5"),
         ({"dropout_p": 1.0}, r"dropout_p=1\.0"),
         ({"dropout_p": -0.1}, r"dropout_p=-0\.1"),
         ({"sink_logits": torch.zeros(3)}, r"sink_logits\.shape=\(3,\).*\(4,\)"),

@@ -131,6 +131,16 @@ def test_a_pattern_is_remembered_until_its_tensor_changes() -> None:
     assert not torch.allclose(attention(q, k, v, Documents(ids)), before)
 
 
+def test_in_inference_mode_a_changed_tensor_is_seen() -> None:
+    with torch.inference_mode():
+        q, k, v = (x.detach() for x in draw(23, 23, dtype=torch.float32))
+        ids = torch.zeros(2, 23, dtype=torch.int64)
+        for step in range(3):
+            ids[:, 20 - 5 * step :] += 1
+            out = attention(q, k, v, Documents(ids))
+            torch.testing.assert_close(out, attention(q, k, v, Documents(ids), backend="reference"))
+
+
 def test_no_more_patterns_are_remembered_than_said() -> None:
     from toolkit.attention import operator
 

@@ -51,7 +51,7 @@ def check_form(passes: tuple[Pass, ...]) -> None:
         assert (part.first[real] >= 0).all() and (part.stop[real] <= part.n_columns).all()
     for head in range(HEADS):
         mine = [part for part in passes if part.heads is None or head in part.heads]
-        assert mine[0].covers_rows
+        assert mine[0].complete
         if mine[0].rows is not None:
             assert (mine[0].rows.sort(dim=-1).values == torch.arange(mine[0].n_rows)).all()
 

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from toolkit.attention import Causal, GlobalTokens, KeyValueCache, SlidingWindow, attention, attention_work
+from toolkit.attention import (
+    Causal,
+    DilatedWindow,
+    GlobalTokens,
+    KeyValueCache,
+    PerHead,
+    SlidingWindow,
+    attention,
+    attention_work,
+)
 from toolkit.layers import RotaryEmbedding, SelfAttention
 
 DIM, HEADS, LENGTH = 16, 2, 24
@@ -81,6 +90,17 @@ def test_each_row_has_its_own_projections_and_gradients(rotary: bool, causal: bo
         found.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
+
+
+def test_heads_may_have_windows_of_their_own() -> None:
+    tokens = GlobalTokens(positions=[3, 11])
+    pattern = PerHead([SlidingWindow(4), DilatedWindow(3, 2)]) | tokens
+    layer = SelfAttention(DIM, HEADS, pattern=pattern, global_projections=True).double()
+    marks = torch.zeros(2, LENGTH, dtype=torch.bool)
+    marks[:, [3, 11]] = True
+    x = torch.randn(2, LENGTH, DIM, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), textbook(layer, x, marks), rtol=0, atol=1e-12)
+    assert sum(part.needed for part in layer.work(LENGTH) if part.kind == "scores") > 0
 
 
 def test_work_is_the_pairs_of_both_kinds_of_rows_and_the_projections_of_global_ones() -> None:

@@ -56,7 +56,11 @@ class KeyValueCache:
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Segment, ...]:
         """Add the next positions and return what their queries may see, as disjoint segments in order.
 
-        Shapes: k (batch, kv_heads, new, head_dim), v (batch, kv_heads, new, value_dim).
+        Shapes: k (batch, kv_heads, new, head_dim), v (batch, kv_heads, new, value_dim). With gradients enabled
+        all that is held is copied at each call; decode under ``torch.no_grad()``.
+
+        Raises:
+            ValueError: if k or v differ from what is held by more than their length.
         """
         return (self._buffers.setdefault(layer, _Buffer()).append(k, v),)
 
@@ -120,7 +124,8 @@ def attend_cached(
         (batch, heads, new, value_dim): segments are attended to one by one and merged by log-sum-exp.
 
     Raises:
-        ValueError: if the pattern sees a position that the cache has forgotten.
+        ValueError: if the pattern sees a position that the cache has forgotten; the new positions are in the
+            cache all the same, so that a new one must be filled.
     """
     end = segments[-1].stop
     start, pattern = end - q.shape[2], pattern.until(end)
@@ -162,7 +167,12 @@ class _Buffer:
     def append(self, k: Tensor, v: Tensor) -> Segment:
         """Add positions at the end; all that are held, as views."""
         used, new = self.stop - self.start, k.shape[2]
-        if torch.is_grad_enabled() and (k.requires_grad or (self._k is not None and self._k.requires_grad)):
+        if self._k is not None and self._v is not None:
+            for name, old, fresh in (("k", self._k, k), ("v", self._v, v)):
+                alike = fresh.shape[:2] == old.shape[:2] and fresh.shape[3] == old.shape[3]
+                held = (*old.shape[:2], "new", old.shape[3])
+                require(alike, f"{name}.shape", tuple(fresh.shape), f"{held}, as what the cache holds")
+        if torch.is_grad_enabled():
             # Writing into memory that an earlier graph has saved would spoil its backward pass.
             held = () if self._k is None or self._v is None else (self._slice(self._k), self._slice(self._v))
             self._k, self._v = (torch.cat([held[0], k], 2), torch.cat([held[1], v], 2)) if held else (k, v)
@@ -185,7 +195,9 @@ class _Buffer:
 
     def _make_room(self, k: Tensor, v: Tensor, needed: int) -> None:
         """Have memory like k and v for ``needed`` positions from the offset on."""
-        if self._k is not None and self._v is not None and self._offset + needed <= self._k.shape[2]:
+        fits = self._k is not None and self._offset + needed <= self._k.shape[2]
+        # Memory made in inference mode cannot be written outside of it.
+        if fits and (torch.is_inference_mode_enabled() or not self._k.is_inference()):  # type: ignore[union-attr]
             return
         memory = [x.new_empty(*x.shape[:2], max(2 * needed, 16), x.shape[3]) for x in (k, v)]
         if self._k is not None and self._v is not None:

@@ -20,6 +20,8 @@ def attention_work(
 ) -> Work:
     """Multiply-adds of the query-key and weight-value products over one sequence of ``seq_len`` keys.
 
+    Of a pattern that differs by batch row, over one sequence for each of its rows.
+
     ``needed`` counts visible pairs, ``square`` all of them, ``computed`` the pairs in the tiles that the
     kernels visit, recomputed as they do it in the backward pass. With ``q_len`` given, that many queries
     stand at positions 0 and on; else every key has its query.
@@ -29,13 +31,17 @@ def attention_work(
     return Work(
         kind="scores",
         needed=per_pair * pattern.area(q_len, seq_len, 0, heads=heads),
-        square=per_pair * heads * q_len * seq_len,
+        square=per_pair * pattern.planes[0] * heads * q_len * seq_len,
         computed=per_pair * visited(pattern, q_len, seq_len, heads),
         computed_backward=COMPUTED_BACKWARD,
     )
 
 
 def visited(pattern: Pattern, q_len: int, kv_len: int, heads: int = 1, tile: tuple[int, int] = TILE) -> int:
-    """Pairs in the tiles that hold a visible one, masked pairs included, over all heads; queries start at 0."""
-    tiles = plan_total(plan(pattern, q_len, kv_len, 0), lambda part: schedule(part, *tile).visited(), 1, heads)
+    """Pairs in the tiles that hold a visible one, masked pairs included; queries start at 0.
+
+    Over all heads, and all batch rows that the pattern differs by.
+    """
+    passes, batch = plan(pattern, q_len, kv_len, 0), pattern.planes[0]
+    tiles = plan_total(passes, lambda part: schedule(part, *tile).visited(), batch, heads)
     return tiles * tile[0] * tile[1]

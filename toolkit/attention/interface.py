@@ -91,7 +91,8 @@ def attention(
             exponentials, sink included, differentiable, fp32 (fp64 for fp64); -inf for a row that sees no
             key and has no sink.
         q_start, kv_start: absolute position of the first query and the first key; by default the
-            queries are the last q_len positions of the keys.
+            queries are the last q_len positions of the keys. Where the pattern names positions past the last
+            token, pass ``pattern.until(end)``.
         backend: ``"triton"``, the kernels, for a GPU; ``"blockwise"``, on the CPU; ``"reference"``, the
             textbook, of quadratic memory, the only one that can be differentiated twice; ``"auto"``
             picks by the device.
@@ -142,6 +143,7 @@ def _chosen(backend: str, device: torch.device) -> str:
     """The backend to use on ``device``."""
     require_choice("backend", backend, BACKENDS)
     if backend == "auto":
+        require(device.type in ("cuda", "cpu", "meta"), "q.device", device, "cuda or cpu, or use backend='reference'")
         return "triton" if device.type == "cuda" else "blockwise"
     if backend == "blockwise":
         require(device.type == "cpu", "backend", backend, f"'triton' or 'auto' for tensors on {device}")
@@ -162,13 +164,14 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
         require(tensor.shape[0] == q.shape[0], f"{name} batch", tensor.shape[0], f"q's, {q.shape[0]}")
     require(k.shape[1:3] == v.shape[1:3], "v (kv_heads, kv_len)", tuple(v.shape[1:3]), f"k's, {tuple(k.shape[1:3])}")
     require(k.shape[3] == q.shape[3], "k head_dim", k.shape[3], f"q's, {q.shape[3]}")
+    require(q.shape[3] > 0 and k.shape[1] > 0, "k.shape", tuple(k.shape), "of at least one kv_head and head_dim")
     require(q.shape[1] % k.shape[1] == 0, "kv_heads", k.shape[1], f"a divisor of heads={q.shape[1]}")
 
 
 def _check_scoring(
     q: Tensor, softcap: float | None, sink_logits: Tensor | None, alibi_slopes: Tensor | None, dropout_p: float
 ) -> None:
-    require(softcap is None or softcap >= 0, "softcap", softcap, "positive, or None for none")
+    require(softcap is None or 0 <= softcap < float("inf"), "softcap", softcap, "positive, or None for none")
     require(0.0 <= dropout_p < 1.0, "dropout_p", dropout_p, "at least 0 and below 1")
     for name, tensor in (("sink_logits", sink_logits), ("alibi_slopes", alibi_slopes)):
         if tensor is not None:
@@ -187,13 +190,13 @@ def _check_pattern(pattern: Pattern, q: Tensor, k: Tensor, q_start: int | None, 
         own, given = pattern.planes[axis], q.shape[axis]
         require(own in (1, given), f"pattern {name}", own, f"1 or q's, {given}")
     require(q.shape[2] > 0 and k.shape[2] > 0, "lengths", (q.shape[2], k.shape[2]), "positive")
-    require(kv_start >= 0, "kv_start", kv_start, "0 or more")
+    require(isinstance(kv_start, int) and kv_start >= 0, "kv_start", kv_start, "an integer of 0 or more")
     end = kv_start + k.shape[2]
     if q_start is None:
         q_start = end - q.shape[2]
         fits = q_start >= 0 or isinstance(pattern, Full)
         require(fits, "q_len", q.shape[2], f"at most kv_start + kv_len={end} when q_start is not given")
     else:
-        require(q_start >= 0, "q_start", q_start, "0 or more")
+        require(isinstance(q_start, int) and q_start >= 0, "q_start", q_start, "an integer of 0 or more")
     pattern.check(q_start + q.shape[2], end)
     return q_start

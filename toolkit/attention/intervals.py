@@ -112,12 +112,12 @@ class Intervals:
         return _transposed_runs(self, columns) if on_host(self.first) else transposed_grid(self, columns)
 
 
-def joined(parts: Sequence[Intervals]) -> Intervals:
-    """The rows of ``parts``, one after the other, with as many slots as the most that one has."""
+def joined(parts: Sequence[Intervals], dim: int = -2) -> Intervals:
+    """The rows (or another axis) of ``parts``, one after the other, with as many slots as the most that one has."""
     slots = max(part.slots for part in parts)
 
     def rows(bounds: list[Tensor]) -> Tensor:
-        return torch.cat([F.pad(bound, (0, slots - bound.shape[-1]), value=FAR) for bound in bounds], dim=-2)
+        return torch.cat([F.pad(bound, (0, slots - bound.shape[-1]), value=FAR) for bound in bounds], dim=dim)
 
     return Intervals(rows([part.first for part in parts]), rows([part.stop for part in parts]))
 

@@ -181,7 +181,9 @@ def decoded(text: str, tensors: Sequence[Tensor]) -> Pattern:
     """The pattern written as ``text``; the same object again for the same unchanged tensors, so that plans are kept."""
     if not tensors:
         return _parsed(text)
-    key = text, tuple((id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+    if any(tensor.is_inference() for tensor in tensors):  # these do not tell when they are changed
+        return parse_pattern(text, tensors)
+    key = text, tuple((id(tensor), tensor._version) for tensor in tensors)
     if key not in _decoded:
         # The pattern holds the tensors, so that no other can take their ids while it is remembered.
         _decoded[key] = parse_pattern(text, tensors), tuple(tensors)

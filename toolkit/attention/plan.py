@@ -118,6 +118,7 @@ def plan_total(passes: tuple[Pass, ...], count: Callable[[Pass], int], batch: in
     for part in passes:
         batches, planes = part.first.shape[:2]
         of_heads = heads if part.heads is None else len(part.heads)
+        assert batch % batches == 0 and of_heads % planes == 0, "a plane for every batch row and head"
         total += count(part) * (batch // batches) * (of_heads // planes)
     return total
 

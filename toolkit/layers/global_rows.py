@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from toolkit.attention import GlobalTokens, KeyRanges, Pattern, attend_cached, attention_work
 from toolkit.attention.cache import Segment
-from toolkit.attention.intervals import FAR
+from toolkit.attention.intervals import FAR, joined
 from toolkit.checks import require
 from toolkit.work import Work
 
@@ -96,10 +96,15 @@ class WithGlobalRows(nn.Module):
         else:  # positions differ by batch row
             q = torch.cat([self.finish(one[None], where, True) for one, where in zip(q, rows, strict=True)])
         k, v = self._heads(F.linear(x, self.qkv_proj[of_queries:])).chunk(2, dim=1)
-        seen = self.pattern.intervals(rows[:, None], x.shape[1])
-        first, stop = (bound.masked_fill(~present[:, None, :, None], FAR) for bound in (seen.first, seen.stop))
-        out: Tensor = attend(q, self.finish(k, None, False), v, KeyRanges(first, stop), q_start=0, **settings)
+        ranges = self._ranges(rows, present, x.shape[1])
+        out: Tensor = attend(q, self.finish(k, None, False), v, ranges, q_start=0, **settings)
         return out
+
+    def _ranges(self, rows: Tensor, present: Tensor, length: int) -> KeyRanges:
+        """What the global rows (batch | 1, n) see of ``length`` keys, nothing where one is not present."""
+        heads = range(self.pattern.planes[1])
+        seen = joined([self.pattern.for_head(head).intervals(rows[:, None], length) for head in heads], dim=1)
+        return KeyRanges(*(bound.masked_fill(~present[:, None, :, None], FAR) for bound in (seen.first, seen.stop)))
 
     def _heads(self, x: Tensor) -> Tensor:
         return rearrange(x, "b n (h d) -> b h n d", d=self.head_dim)
@@ -107,11 +112,10 @@ class WithGlobalRows(nn.Module):
     def work(self, seq_len: int) -> list[Work]:
         """The global projections, and the products over visible pairs of both kinds of rows."""
         rows, present = self._rows(seq_len, torch.device("cpu"))
-        seen = self.pattern.intervals(rows[:, None], seq_len)
         of_queries, of_keys = (self.qkv_proj.shape[1] * n * self.head_dim for n in (self.heads, 2 * self.kv_heads))
-        ranges = KeyRanges(seen.first, seen.stop)
+        ranges = self._ranges(rows, present, seq_len)
         return [
-            Work.dense("attention", int(present.sum()) * of_queries + seq_len * of_keys),
+            Work.dense("attention", int(present.sum()) * of_queries + len(rows) * seq_len * of_keys),
             attention_work(self.pattern & ~self.tokens.queries, seq_len, self.heads, self.head_dim),
             attention_work(ranges, seq_len, self.heads, self.head_dim, q_len=rows.shape[1]),
         ]

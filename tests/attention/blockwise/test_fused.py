@@ -107,6 +107,31 @@ def test_it_is_left_alone_where_it_says_less(pattern: Pattern, settings: dict[st
     assert fused.fused(q, v, plan(pattern, 300, 300), Scoring(0.4, **settings)) is None
 
 
+@pytest.mark.parametrize("which", ["q", "k", "v", "all"])
+@pytest.mark.parametrize("layout", ["transposed", "strided", "expanded"])
+@pytest.mark.parametrize("pattern", [Full(), Causal(), Causal() & SlidingWindow(9)], ids=str)
+def test_any_layout_of_the_inputs_will_do(pattern: Pattern, layout: str, which: str) -> None:
+    made = {
+        "transposed": lambda x: x.mT.contiguous().mT,
+        "strided": lambda x: torch.stack([x, x + 1], dim=-1).flatten(-2)[..., ::2],
+        "expanded": lambda x: x[..., :1].expand(x.shape),
+    }[layout]
+    tensors = [made(x) if which in (name, "all") else x for name, x in zip("qkv", draw(40, 40)[:3], strict=True)]
+    found = []
+    for backend in ("blockwise", "reference"):
+        inputs = [x.detach().requires_grad_() for x in tensors]
+        out = attention(*inputs, pattern, backend=backend)
+        found.append((out, *torch.autograd.grad(out.sin().sum(), inputs)))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.3])
+def test_a_scale_that_is_not_positive_is_left_to_the_blocks(scale: float) -> None:
+    q, k, v, *_ = draw(20, 20)
+    expected = attention(q, k, v, scale=scale, backend="reference")
+    torch.testing.assert_close(attention(q, k, v, scale=scale), expected, rtol=0, atol=1e-5)
+
+
 def test_it_is_left_alone_over_rows_and_columns_that_nobody_meets() -> None:
     q, _, v, *_ = draw(20, 20)
     assert fused.fused(q, v, plan(Causal() & Window(-1, -1), 20, 20), Scoring(0.4)) is not None

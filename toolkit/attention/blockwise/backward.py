@@ -53,7 +53,7 @@ def backward(
             dqs = share.queries(dq)
             for block in share.blocks():
                 found = scorer.by_head(work.add(block, *(scorer.queries(x, block) for x in rows)), block)
-                dqs[..., block.rows, :] = found if fresh else dqs[..., block.rows, :] + found
+                dqs[..., block.rows, :] = (found if fresh else dqs[..., block.rows, :] + found).to(dqs.dtype)
             if share.part.columns is not None:
                 share.add_to_keys(work.dk, dk)
                 share.add_to_keys(work.dv, dv)

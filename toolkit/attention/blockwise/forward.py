@@ -52,7 +52,7 @@ def forward(
                 if not fresh or scoring.sink_logits is not None:
                     found = _merged((scorer.queries(outs, block), scorer.queries(lses, block)), found)
                 for target, value in zip((outs, lses), found, strict=True):
-                    target[..., block.rows, :] = scorer.by_head(value, block)
+                    target[..., block.rows, :] = scorer.by_head(value, block).to(target.dtype)
     return out.to(q.dtype), lse[..., 0].mul_(LN_2)
 
 

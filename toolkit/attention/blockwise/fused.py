@@ -39,7 +39,8 @@ class Fused:
 
 def fused(q: Tensor, v: Tensor, passes: Sequence[Pass], scoring: Scoring) -> Fused | None:
     """How torch can compute the attention of q (..., head_dim) and v (..., value_dim); None where it cannot."""
-    plain = not scoring.softcap and not scoring.dropout_p
+    # Torch masks before it scales, and -inf times 0 is nan.
+    plain = scoring.scale > 0 and not scoring.softcap and not scoring.dropout_p
     plain = plain and scoring.alibi_slopes is None and scoring.sink_logits is None
     if not plain or len(passes) > 1 or q.shape[3] != v.shape[3] or q.dtype not in DTYPES or 0 in q.shape:
         return None
@@ -73,7 +74,7 @@ def _of(part: Pass) -> Fused | None:
 
 def forward(q: Tensor, k: Tensor, v: Tensor, how: Fused, scoring: Scoring) -> tuple[Tensor, Tensor]:
     """Shapes as in :func:`toolkit.attention.blockwise.forward`."""
-    k, v = (_per_query_head(x, q) for x in (k, v))
+    q, k, v = (_laid_out(_per_query_head(x, q)) for x in (q, k, v))
     out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, how.causal, **how.arguments(q, scoring))
     return out.contiguous(), lse.contiguous()
 
@@ -82,9 +83,9 @@ def backward(
     d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, how: Fused, scoring: Scoring
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, where the log-sum-exp has none."""
-    keys, values = (_per_query_head(x, q) for x in (k, v))
+    queries, keys, values = (_laid_out(_per_query_head(x, q)) for x in (q, k, v))
     dq, dk, dv = aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        d_out, q, keys, values, out, lse, 0.0, how.causal, **how.arguments(q, scoring)
+        _laid_out(d_out), queries, keys, values, out, lse, 0.0, how.causal, **how.arguments(q, scoring)
     )
     if k.shape[1] != q.shape[1]:
         dk, dv = (reduce(x, "b (h g) j d -> b h j d", "sum", h=k.shape[1]) for x in (dk, dv))
@@ -95,3 +96,8 @@ def _per_query_head(x: Tensor, q: Tensor) -> Tensor:
     """Keys or values (batch, kv_heads, length, d) for each query head, as a view where heads are not shared."""
     group = q.shape[1] // x.shape[1]
     return x if group == 1 else x.repeat_interleave(group, dim=1)
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """x with neighbouring channels next to each other in memory, as torch takes for granted."""
+    return x if x.stride(-1) == 1 else x.contiguous()

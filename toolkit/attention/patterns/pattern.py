@@ -25,7 +25,8 @@ class Pattern(ABC):
     """A set of visible (query, key) pairs.
 
     Patterns are immutable, print as they are written, and are equal and hash alike when they are written
-    alike; those that hold a tensor are equal to themselves only.
+    alike; those that hold a tensor are equal to themselves only. What is planned from a tensor is kept: make
+    a new pattern rather than change the tensor in place.
     """
 
     planes: tuple[int, int] = (1, 1)
