@@ -88,6 +88,21 @@ def test_a_kernel_without_tensor_cores_or_without_code_is_found_out() -> None:
     assert faults(Resources(8, 0, 0, 0, "wgmma.mma_async", 8, True), launch, "sm90") == ["compiled to a trap"]
 
 
+def test_fp32_that_would_be_rounded_to_tf32_is_found_out() -> None:
+    from toolkit.attention.kernels.resources import Resources, faults, shipped_launches
+
+    launch = shipped_launches(64, torch.float32, "sm100")[0]
+    assert launch.arguments["PRECISION"] == "ieee"
+    assert faults(Resources(100, 0, 0, 1000, "", 0, False), launch, "sm100") == []
+    rounded = Resources(100, 0, 0, 1000, "tcgen05.mma", 32, False)
+    assert faults(rounded, launch, "sm100") == ["tcgen05.mma rounds fp32 to TF32"]
+
+
+@pytest.mark.parametrize("kernel", ["forward", "decode"])
+def test_sm100_multiplies_fp32_exactly(kernel: str) -> None:
+    check(64, torch.float32, "sm100", "scored", (kernel,))
+
+
 def test_launches_are_recorded_in_order_and_not_started() -> None:
     from toolkit.attention.kernels.resources import shipped_launches
 

@@ -11,13 +11,12 @@ from torch import Tensor
 from toolkit.attention.kernels.arguments import strides, with_unit_stride
 from toolkit.attention.kernels.backward import delta_kernel, keys_kernel, queries_kernel
 from toolkit.attention.kernels.call import Call, Tiles, run, sink_logits
-from toolkit.attention.kernels.config import Tile, next_power_of_two, padded_head_dim
+from toolkit.attention.kernels.config import Tile, next_power_of_two, packed_rows, padded_head_dim
 from toolkit.attention.kernels.decode import combine_kernel, decode_kernel
 from toolkit.attention.kernels.forward import forward_kernel
 from toolkit.attention.plan import Pass
 from toolkit.attention.scoring import Scoring
 
-MAX_PACKED_ROWS = 64
 INTERPRETED_PROGRAMS = 8
 
 
@@ -125,7 +124,7 @@ def decode(
     """What ``forward`` returns, for few queries and many keys.
 
     The rows of a group of heads are packed into one tile, and the tiles of keys they visit are shared out over
-    programs. Where a pass differs by head, or more than 64 rows would be packed, this is ``forward``.
+    programs. Where a pass differs by head, or more rows than ``packed_rows`` would be packed, this is ``forward``.
 
     Args:
         q, k, v, passes, scoring, q_start, kv_start, tiles: as in ``forward``.
@@ -135,7 +134,7 @@ def decode(
         ValueError: as ``forward`` does.
     """
     group = q.shape[1] // k.shape[1]
-    if not all(can_decode(part, group) for part in passes):
+    if not all(can_decode(part, group, packed_rows(q.dtype)) for part in passes):
         return forward(q, k, v, passes, scoring, q_start, kv_start, tiles=tiles)
     call = Call.of(q, k, v, passes, scoring, q_start, kv_start, tiles)
     batch, heads, q_len, _ = q.shape
@@ -152,11 +151,11 @@ def decode(
     return _combined(scratch, q, value_dim, scoring)
 
 
-def can_decode(part: Pass, group: int) -> bool:
-    """Whether the heads of a group share this pass and its rows, packed, fit a tile."""
+def can_decode(part: Pass, group: int, most: int = 64) -> bool:
+    """Whether the heads of a group share this pass and its rows, packed, are ``most`` or fewer."""
     planes = [part.first] if part.rows is None else [part.first, part.rows]
     alike = part.heads is None and all(plane.shape[1] == 1 for plane in planes)
-    return alike and part.n_rows * group <= MAX_PACKED_ROWS
+    return alike and part.n_rows * group <= most
 
 
 def _delta(d_out: Tensor, d_lse: Tensor | None, out: Tensor, lse: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from toolkit.attention.kernels.call import LAUNCHER
-from toolkit.attention.kernels.config import FAMILIES, KERNELS, Tile, shipped_tile
-from toolkit.attention.kernels.launch import MAX_PACKED_ROWS, backward, decode, forward
+from toolkit.attention.kernels.config import FAMILIES, KERNELS, Tile, packed_rows, shipped_tile
+from toolkit.attention.kernels.launch import backward, decode, forward
 from toolkit.attention.plan import Pass
 from toolkit.attention.scoring import Scoring
 from toolkit.checks import require_choice
@@ -122,7 +122,7 @@ def shipped_launches(head_dim: int, dtype: torch.dtype, family: str, features: s
     first, stop = (bound.to(torch.int32)[None, None] for bound in (first, stop))
     tiles = {kernel: shipped_tile(kernel, head_dim, dtype, family, scoring.dropout_p > 0) for kernel in KERNELS}
     q, k, v = (torch.zeros(2, n, length, head_dim, dtype=dtype) for n in (heads, heads // group, heads // group))
-    few = MAX_PACKED_ROWS // group
+    few = packed_rows(dtype) // group
     whole, end = ([Pass(None, None, first[:, :, :n], stop[:, :, :n], length)] for n in (length, few))
     if features == "listed":
         order = row.to(torch.int32)[None, None]
@@ -149,6 +149,8 @@ def faults(found: Resources, launch: Recorded, family: str) -> list[str]:
         wrong.append(f"shared {found.shared} above {SHARED_LIMIT[family]}")
     if products and element == 2 and found.count == 0:
         wrong.append("no tensor-core instruction")
+    if products and element == 4 and family != "gfx942" and found.count > 0:
+        wrong.append(f"{found.instruction} rounds fp32 to TF32")
     if width <= 128 and (found.stack > STACK_LIMIT[element] or found.spills > 0):
         wrong.append(f"stack {found.stack} above {STACK_LIMIT[element]}, {found.spills} spills")
     return wrong
