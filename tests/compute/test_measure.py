@@ -34,7 +34,9 @@ def test_nothing_is_taken_off_where_every_pair_is_visible() -> None:
         if isinstance(module, Experts):
             module.backend = "reference"
     tokens = torch.randint(VOCAB, (1, 30))
-    with FlopCounterMode(display=False) as counter:  # blockwise here is one rectangle, in products it does see
+    with FlopCounterMode(
+        display=False
+    ) as counter:  # the attention by our operator's formula, `measure` by the textbook's products
         decoder(tokens)
     assert measure(decoder, 30).forward_flops * 30 == counter.get_total_flops()
 

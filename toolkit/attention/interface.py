@@ -10,7 +10,8 @@ from torch import Tensor
 
 from toolkit.attention.operator import attention_operator
 from toolkit.attention.parse import encode
-from toolkit.attention.patterns import Causal, Full, Pattern
+from toolkit.attention.patterns import Causal, Pattern
+from toolkit.attention.patterns.pattern import first_position
 from toolkit.attention.reference import reference_attention
 from toolkit.attention.scoring import Scoring
 from toolkit.checks import require, require_choice
@@ -189,14 +190,4 @@ def _check_pattern(pattern: Pattern, q: Tensor, k: Tensor, q_start: int | None, 
     for axis, name in enumerate(("batch", "heads")):
         own, given = pattern.planes[axis], q.shape[axis]
         require(own in (1, given), f"pattern {name}", own, f"1 or q's, {given}")
-    require(q.shape[2] > 0 and k.shape[2] > 0, "lengths", (q.shape[2], k.shape[2]), "positive")
-    require(isinstance(kv_start, int) and kv_start >= 0, "kv_start", kv_start, "an integer of 0 or more")
-    end = kv_start + k.shape[2]
-    if q_start is None:
-        q_start = end - q.shape[2]
-        fits = q_start >= 0 or isinstance(pattern, Full)
-        require(fits, "q_len", q.shape[2], f"at most kv_start + kv_len={end} when q_start is not given")
-    else:
-        require(isinstance(q_start, int) and q_start >= 0, "q_start", q_start, "an integer of 0 or more")
-    pattern.check(q_start + q.shape[2], end)
-    return q_start
+    return first_position(pattern, q.shape[2], k.shape[2], q_start, kv_start)

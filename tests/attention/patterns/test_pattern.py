@@ -78,8 +78,8 @@ def test_patterns_are_immutable_and_alike_when_written_alike() -> None:
     ("where", "named"),
     [
         ((5, 3), r"q_len=5: it must be at most kv_start \+ kv_len=3"),
-        ((2, 3, -1), "q_start=-1: it must be 0 or more"),
-        ((2, 3, 0, -1), "kv_start=-1: it must be 0 or more"),
+        ((2, 3, -1), "q_start=-1: it must be an integer of 0 or more"),
+        ((2, 3, 0, -1), "kv_start=-1: it must be an integer of 0 or more"),
         ((0, 3), "q_len=0: it must be positive"),
         ((1, 0), "kv_len=0: it must be positive"),
     ],

@@ -34,12 +34,7 @@ def backward(
     q_start: int,
     kv_start: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Gradients of :func:`forward`.
-
-    Shapes: d_out and out (batch, heads, q_len, value_dim), d_lse and lse (batch, heads, q_len); the others
-    as in :func:`forward`. Returns dq, dk, dv in the shapes and dtypes of q, k, v, and d_sink (heads,), None
-    without a sink. Adds in a fixed order: running it again gives the same bits.
-    """
+    """:func:`toolkit.attention.blockwise.backward` block by block: dq, dk, dv, d_sink, each shaped as its input."""
     precision = Precision.of(q.dtype)
     query = torch.arange(q_start, q_start + q.shape[2])
     scratch = Scratch(precision)

@@ -30,13 +30,7 @@ Partial = tuple[Tensor, Tensor]
 def forward(
     q: Tensor, k: Tensor, v: Tensor, passes: Sequence[Pass], scoring: Scoring, q_start: int, kv_start: int
 ) -> tuple[Tensor, Tensor]:
-    """Attention over the pairs in ``passes``.
-
-    Shapes: q (batch, heads, q_len, head_dim); k (batch, kv_heads, kv_len, head_dim); v the same with its own
-    head_dim -> out (batch, heads, q_len, value_dim) in q's dtype and the natural-log lse (batch, heads,
-    q_len) in fp32 (fp64 for fp64). Computed in fp32 at least. Rows that see nothing: out 0, lse -inf or the
-    sink's logit.
-    """
+    """:func:`toolkit.attention.blockwise.forward` block by block: out (batch, heads, q_len, value_dim) and lse."""
     precision = Precision.of(q.dtype)
     query = torch.arange(q_start, q_start + q.shape[2])
     scratch = Scratch(precision)

@@ -13,6 +13,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
+from toolkit.attention.blockwise.blocks import Edge
 from toolkit.attention.plan import Pass
 from toolkit.attention.scoring import Scoring
 
@@ -65,11 +66,11 @@ def _of(part: Pass) -> Fused | None:
             return Fused(causal=True)
     if part.n_rows > SMALL or part.n_columns > SMALL:
         return None
-    column = torch.arange(part.n_columns)
-    seen = ((column >= first[..., None]) & (column < stop[..., None])).any(dim=1)
+    bias = Edge(first, stop, part.n_columns, keep=False).bias(torch.float32)
+    seen = bias == 0
     if not bool(seen.any(dim=0).all() and seen.any(dim=1).all()):
         return None  # a column that nobody sees may hold nan
-    return Fused(bias=torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf))
+    return Fused(bias=bias)
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, how: Fused, scoring: Scoring) -> tuple[Tensor, Tensor]:

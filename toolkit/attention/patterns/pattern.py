@@ -180,6 +180,26 @@ class Full(Pattern):
         return Intervals.between(torch.zeros_like(query), torch.full_like(query, end), end)
 
 
+def first_position(pattern: Pattern, q_len: int, kv_len: int, q_start: int | None, kv_start: int) -> int:
+    """Absolute position of the first query; by default the queries are the last ``q_len`` of the keys.
+
+    Raises:
+        ValueError: if a length is not positive, the first query would stand before position 0 (``Full``
+            alone does not mind where a query stands), or the pattern's own sizes do not fit.
+    """
+    require(q_len > 0, "q_len", q_len, "positive")
+    require(kv_len > 0, "kv_len", kv_len, "positive")
+    require(isinstance(kv_start, int) and kv_start >= 0, "kv_start", kv_start, "an integer of 0 or more")
+    end, given = kv_start + kv_len, q_start is not None
+    q_start = end - q_len if q_start is None else q_start
+    require(isinstance(q_start, int), "q_start", q_start, "an integer of 0 or more")
+    if q_start < 0 and not isinstance(pattern, Full):
+        require(given, "q_len", q_len, f"at most kv_start + kv_len={end} when q_start is not given (the last q_len)")
+        require(False, "q_start", q_start, "an integer of 0 or more")
+    pattern.check(q_start + q_len, end)
+    return q_start
+
+
 def query_positions(
     pattern: Pattern,
     q_len: int,
@@ -188,20 +208,6 @@ def query_positions(
     kv_start: int,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Absolute positions (q_len,) of the query rows; by default the last ``q_len`` of the keys'.
-
-    Raises:
-        ValueError: if a length is not positive, the first query would stand before position 0 (``Full``
-            alone does not mind where a query stands), or the pattern's own sizes do not fit.
-    """
-    require(q_len > 0, "q_len", q_len, "positive")
-    require(kv_len > 0, "kv_len", kv_len, "positive")
-    require(kv_start >= 0, "kv_start", kv_start, "0 or more")
-    end = kv_start + kv_len
-    given = q_start is not None
-    q_start = end - q_len if q_start is None else q_start
-    if q_start < 0 and not isinstance(pattern, Full):
-        require(given, "q_len", q_len, f"at most kv_start + kv_len={end} when q_start is not given (the last q_len)")
-        require(False, "q_start", q_start, "0 or more")
-    pattern.check(q_start + q_len, end)
+    """Absolute positions (q_len,) of the query rows, from :func:`first_position` on, which says what it raises."""
+    q_start = first_position(pattern, q_len, kv_len, q_start, kv_start)
     return torch.arange(q_start, q_start + q_len, device=device)
