@@ -14,6 +14,7 @@ import toolkit
 PACKAGE = Path(toolkit.__file__).parent
 FLOORS = (
     ("checks", "files", "work"),
+    ("kernels",),
     ("attention", "routing"),
     ("layers",),
     ("models",),

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parents[2]))
 
-from interpreted import Interpreter
+from interpreted_process import Interpreter
 
 
 @pytest.fixture(scope="session")
 def interpreter() -> Iterator[Interpreter]:
     """Runs a check of ``kernel_checks`` where Triton interprets."""
-    process = Interpreter()
+    process = Interpreter(Path(__file__).parent, "kernel_checks")
     yield process
     process.close()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import random
 from dataclasses import dataclass, fields
 
 import torch
 from kernel_passes import BUILDERS, mask_of
+from pairwise import pairwise_settings
 from textbook import Problem
 from torch import Tensor
 
@@ -61,21 +60,8 @@ assert [field.name for field in fields(Case)] == list(LEVELS)
 
 
 def pairwise(seed: int) -> list[Case]:
-    """Few cases in which any two settings of any two fields meet: greedy, best of some random candidates."""
-    chance = random.Random(seed)
-    names = list(LEVELS)
-    missing = {(a, x, b, y) for a, b in itertools.combinations(names, 2) for x in LEVELS[a] for y in LEVELS[b]}
-    cases = []
-    while missing:
-        a, x, b, y = chance.choice(sorted(missing, key=repr))
-        candidates = [
-            {name: chance.choice(levels) for name, levels in LEVELS.items()} | {a: x, b: y} for _ in range(60)
-        ]
-        met = [{(p, c[p], r, c[r]) for p, r in itertools.combinations(names, 2)} & missing for c in candidates]
-        best = max(range(len(candidates)), key=lambda n: len(met[n]))
-        missing -= met[best]
-        cases.append(Case(**candidates[best]))  # type: ignore[arg-type]
-    return cases
+    """Few cases in which any two settings of any two fields meet."""
+    return [Case(**settings) for settings in pairwise_settings(LEVELS, seed)]
 
 
 def laid_out(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from interpreted import Interpreter
+from interpreted_process import Interpreter
 from kernel_cases import Case, pairwise
 
 

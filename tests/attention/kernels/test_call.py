@@ -6,11 +6,11 @@ import pytest
 import torch
 from kernel_passes import BUILDERS
 
-from toolkit.attention.kernels.call import LAUNCHER, Call, run, sink_logits
+from toolkit.attention.kernels.call import Call, sink_logits
 from toolkit.attention.kernels.config import Tile
 from toolkit.attention.kernels.forward import forward_kernel
-from toolkit.attention.kernels.resources import recording
 from toolkit.attention.scoring import Scoring
+from toolkit.kernels.launch import recording, run
 
 
 def call(tiles: dict[str, Tile] | None = None, kv_start: int = 0, name: str = "causal") -> Call:
@@ -61,13 +61,6 @@ def test_a_kernel_gets_its_own_arguments_and_no_others() -> None:
     assert len(found) == 1 and set(found[0].arguments) == set(forward_kernel.arg_names)
     with pytest.raises(KeyError):
         run(forward_kernel, (1, 1, 1), tile, arguments)
-
-
-def test_a_launcher_is_put_back_after_an_error() -> None:
-    before = LAUNCHER.get()
-    with pytest.raises(RuntimeError), recording():
-        raise RuntimeError
-    assert LAUNCHER.get() is before
 
 
 def test_sink_logits_are_read_in_fp32() -> None:

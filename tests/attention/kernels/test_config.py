@@ -9,16 +9,8 @@ import sys
 import pytest
 import torch
 
-from toolkit.attention.kernels.config import (
-    FAMILIES,
-    KERNELS,
-    Tile,
-    family_of,
-    fit_tile,
-    next_power_of_two,
-    padded_head_dim,
-    shipped_tile,
-)
+from toolkit.attention.kernels.config import KERNELS, Tile, fit_tile, padded_head_dim, shipped_tile
+from toolkit.kernels.families import FAMILIES, next_power_of_two
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -72,10 +64,6 @@ def test_small_problems_get_small_tiles(n_rows: int, n_columns: int, sides: tupl
     tile = fit_tile(Tile(128, 64, 8, 3), n_rows, n_columns)
     assert (tile.block_m, tile.block_n) == sides
     assert tile.num_warps == (8 if sides == (128, 64) else 4)
-
-
-def test_the_interpreter_takes_a_family_of_the_table() -> None:
-    assert family_of(torch.device("cpu")) in FAMILIES
 
 
 def test_importing_the_table_needs_no_triton() -> None:

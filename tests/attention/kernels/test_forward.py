@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from interpreted import Interpreter
+from interpreted_process import Interpreter
 from kernel_cases import Case
 from kernel_passes import BUILDERS
 

@@ -8,9 +8,9 @@ from kernel_passes import BUILDERS
 from torch import Tensor
 
 from toolkit.attention.kernels.launch import backward, can_decode, decode, forward
-from toolkit.attention.kernels.resources import Recorded, recording
 from toolkit.attention.plan import Pass
 from toolkit.attention.scoring import Scoring
+from toolkit.kernels.launch import Recorded, recording
 
 BATCH, HEADS, KV_HEADS, LENGTH = 2, 4, 2, 30
 

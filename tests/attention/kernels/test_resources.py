@@ -12,7 +12,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from toolkit.attention.kernels.config import FAMILIES, KERNELS, Tile
+from toolkit.attention.kernels.config import KERNELS, Tile
+from toolkit.kernels.families import FAMILIES
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET", "0") == "1", reason="kernels are interpreted here")
 
@@ -38,7 +39,8 @@ SPREAD = [
 
 
 def check(head_dim: int, dtype: torch.dtype, family: str, features: str, kernels: tuple[str, ...]) -> None:
-    from toolkit.attention.kernels.resources import compile_for, faults, shipped_launches
+    from toolkit.attention.kernels.resources import faults, shipped_launches
+    from toolkit.kernels.compile import compile_for
 
     for launch in shipped_launches(head_dim, dtype, family, features):
         if launch.name in kernels:
@@ -68,7 +70,8 @@ def test_every_shipped_configuration(family: str, head_dim: int, dtype: torch.dt
 
 
 def test_a_tile_too_large_is_found_out() -> None:
-    from toolkit.attention.kernels.resources import compile_for, faults, shipped_launches
+    from toolkit.attention.kernels.resources import faults, shipped_launches
+    from toolkit.kernels.compile import compile_for
 
     (launch,) = (one for one in shipped_launches(64, torch.float16, "sm80") if one.name == "forward")
     crowded = replace(launch, tile=Tile(64, 64, num_warps=1), arguments={**launch.arguments, "BLOCK_M": 64})
@@ -80,7 +83,8 @@ def test_a_tile_too_large_is_found_out() -> None:
 
 
 def test_a_kernel_without_tensor_cores_or_without_code_is_found_out() -> None:
-    from toolkit.attention.kernels.resources import Resources, faults, shipped_launches
+    from toolkit.attention.kernels.resources import faults, shipped_launches
+    from toolkit.kernels.compile import Resources
 
     launch = shipped_launches(64, torch.float16, "sm90")[0]
     assert faults(Resources(100, 0, 0, 1000, "wgmma.mma_async", 8, False), launch, "sm90") == []
@@ -89,7 +93,8 @@ def test_a_kernel_without_tensor_cores_or_without_code_is_found_out() -> None:
 
 
 def test_fp32_that_would_be_rounded_to_tf32_is_found_out() -> None:
-    from toolkit.attention.kernels.resources import Resources, faults, shipped_launches
+    from toolkit.attention.kernels.resources import faults, shipped_launches
+    from toolkit.kernels.compile import Resources
 
     launch = shipped_launches(64, torch.float32, "sm100")[0]
     assert launch.arguments["PRECISION"] == "ieee"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from interpreted import Interpreter
+from interpreted_process import Interpreter
 from textbook import philox
 
 

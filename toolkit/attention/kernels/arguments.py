@@ -11,18 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from toolkit.attention.kernels.config import (
-    Tile,
-    family_of,
-    fit_tile,
-    next_power_of_two,
-    padded_head_dim,
-    shipped_tile,
-)
+from toolkit.attention.kernels.config import Tile, fit_tile, padded_head_dim, shipped_tile
 from toolkit.attention.plan import Pass
 from toolkit.attention.schedule import Runs
 from toolkit.attention.scoring import Scoring
 from toolkit.checks import require, require_choice
+from toolkit.kernels.families import family_of, next_power_of_two
 
 
 @dataclass(frozen=True)

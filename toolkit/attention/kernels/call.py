@@ -1,14 +1,11 @@
-"""One call of attention on its way to the kernels: inputs laid out, arguments by pass, and the launch itself."""
+"""One call of attention on its way to the kernels: inputs laid out, and the arguments of each pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from toolkit.attention.kernels.arguments import (
@@ -79,28 +76,6 @@ class Call:
         }
 
 
-def run(kernel: Any, grid: tuple[int, int, int], tile: Tile, arguments: dict[str, Any]) -> None:
-    """Launch ``kernel`` with those of ``arguments`` it takes; a grid without programs is no launch."""
-    if 0 not in grid:
-        LAUNCHER.get()(kernel, grid, tile, {name: arguments[name] for name in kernel.arg_names})
-
-
-def _start(kernel: Any, grid: tuple[int, int, int], tile: Tile, taken: dict[str, Any]) -> None:
-    options: dict[str, int] = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-    if tile.waves_per_eu and torch.version.hip is not None:
-        options["waves_per_eu"] = tile.waves_per_eu
-    with _on(next(value.device for value in taken.values() if isinstance(value, Tensor))):
-        kernel[grid](**taken, **options)
-
-
-LAUNCHER: ContextVar[Callable[..., None]] = ContextVar("launcher", default=_start)
-"""What starts a kernel; a check that only compiles the launches puts its own here."""
-
-
 def sink_logits(scoring: Scoring) -> Tensor | None:
     """(heads,) fp32."""
     return None if scoring.sink_logits is None else scoring.sink_logits.float().contiguous()
-
-
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from toolkit.checks import require, require_choice
+from toolkit.kernels.families import FAMILIES, next_power_of_two
 
 KERNELS = ("forward", "queries", "keys", "decode")
-FAMILIES = ("sm80", "sm90", "sm100", "gfx942")
 MAX_HEAD_DIM = 256
 
 
@@ -88,11 +88,6 @@ def padded_head_dim(head_dim: int, name: str = "head_dim") -> int:
     return next_power_of_two(head_dim)
 
 
-def next_power_of_two(number: int) -> int:
-    """The least power of two that is not below ``number``."""
-    return 1 << max(number - 1, 0).bit_length()
-
-
 def shipped_tile(kernel: str, head_dim: int, dtype: torch.dtype, family: str, dropout: bool = False) -> Tile:
     """The tile of ``kernel`` for heads of ``head_dim`` (the greater of key's and value's) on a family of cards.
 
@@ -119,18 +114,3 @@ def fit_tile(tile: Tile, n_rows: int, n_columns: int) -> Tile:
     block_n = min(tile.block_n, max(16, next_power_of_two(n_columns)))
     num_warps = tile.num_warps if block_m * block_n == tile.block_m * tile.block_n else min(tile.num_warps, 4)
     return replace(tile, block_m=block_m, block_n=block_n, num_warps=num_warps)
-
-
-def family_of(device: torch.device) -> str:
-    """The family of cards whose tiles suit ``device``; the interpreter, on the CPU, takes those of sm80.
-
-    Raises:
-        ValueError: a CUDA card older than compute capability 8.0.
-    """
-    if device.type == "cpu":
-        return "sm80"
-    if torch.version.hip is not None:
-        return "gfx942"
-    major, minor = torch.cuda.get_device_capability(device)
-    require(major >= 8, "device", f"compute capability {major}.{minor}", "8.0 or later for the Triton kernels")
-    return {9: "sm90", 10: "sm100"}.get(major, "sm80")

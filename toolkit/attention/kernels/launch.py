@@ -10,12 +10,14 @@ from torch import Tensor
 
 from toolkit.attention.kernels.arguments import strides, with_unit_stride
 from toolkit.attention.kernels.backward import delta_kernel, keys_kernel, queries_kernel
-from toolkit.attention.kernels.call import Call, Tiles, run, sink_logits
-from toolkit.attention.kernels.config import Tile, next_power_of_two, packed_rows, padded_head_dim
+from toolkit.attention.kernels.call import Call, Tiles, sink_logits
+from toolkit.attention.kernels.config import Tile, packed_rows, padded_head_dim
 from toolkit.attention.kernels.decode import combine_kernel, decode_kernel
 from toolkit.attention.kernels.forward import forward_kernel
 from toolkit.attention.plan import Pass
 from toolkit.attention.scoring import Scoring
+from toolkit.kernels.families import next_power_of_two
+from toolkit.kernels.launch import run
 
 INTERPRETED_PROGRAMS = 8
 

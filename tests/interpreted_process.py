@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import subprocess
@@ -14,18 +15,23 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
+ROOT = HERE.parent
 
 
 class Interpreter:
-    """The process, from outside; call it with the name of a function of ``kernel_checks`` and its arguments."""
+    """The process, from outside; call it with the name of a function of its module of checks and its arguments.
 
-    def __init__(self) -> None:
-        paths = [str(HERE), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    Args:
+        folder: where the module and what it imports lie.
+        checks: the name of the module.
+    """
+
+    def __init__(self, folder: Path, checks: str) -> None:
+        paths = [str(folder), str(HERE), str(ROOT), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "interpreted.py")],
+            [sys.executable, str(Path(__file__).resolve()), checks],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -46,12 +52,13 @@ class Interpreter:
         self._process.communicate()
 
 
-def serve() -> None:
-    """Answer checks until the input ends; what they print goes to the error stream."""
+def serve(checks: str) -> None:
+    """Answer with functions of the module ``checks`` until the input ends; what they print goes to the error stream."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    import kernel_checks
     import torch
+
+    module = importlib.import_module(checks)
 
     torch.set_num_threads(1)
     while True:
@@ -60,7 +67,7 @@ def serve() -> None:
         except EOFError:
             return
         try:
-            answer = True, getattr(kernel_checks, check)(*arguments)
+            answer = True, getattr(module, check)(*arguments)
         except Exception:
             answer = False, traceback.format_exc()
         pickle.dump(answer, answers)
@@ -68,4 +75,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1])
