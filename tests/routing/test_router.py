@@ -1,138 +1,192 @@
-"""The top-k router against Hugging Face's, and its gradients, precision and losses."""
+"""What every router keeps: precision, padding, causality, losses in training only, a graph without breaks."""
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from router_twins import Bias
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from toolkit.routing import LoadBalancingLoss, RouterZLoss, TopKRouter
+from toolkit.routing import (
+    Assignment,
+    GaussianNoise,
+    GShardRouter,
+    Jitter,
+    LoadBalancingLoss,
+    NoisyTopK,
+    Router,
+    RouterZLoss,
+    SwitchRouter,
+    TopKRouter,
+)
 
-
-def test_normalised_gates_are_mixtrals() -> None:
-    from transformers import MixtralConfig
-    from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter
-
-    router = TopKRouter(16, 8, 2)
-    theirs = MixtralTopKRouter(MixtralConfig(hidden_size=16, num_local_experts=8, num_experts_per_tok=2))
-    theirs.load_state_dict(router.state_dict(), strict=True)
-    x = torch.randn(33, 16)
-    assignment = router(x)
-    logits, weights, indices = theirs(x)
-    torch.testing.assert_close(assignment.logits, logits)
-    assert torch.equal(assignment.indices, indices)
-    torch.testing.assert_close(assignment.weights, weights)
-
-
-@pytest.mark.parametrize(("top_k", "normalize"), [(1, False), (4, False), (4, True)])
-def test_plain_gates_are_olmoes(top_k: int, normalize: bool) -> None:
-    from transformers import OlmoeConfig
-    from transformers.models.olmoe.modeling_olmoe import OlmoeTopKRouter
-
-    router = TopKRouter(16, 8, top_k, normalize=normalize)
-    config = OlmoeConfig(hidden_size=16, num_experts=8, num_experts_per_tok=top_k, norm_topk_prob=normalize)
-    theirs = OlmoeTopKRouter(config)
-    theirs.load_state_dict(router.state_dict(), strict=True)
-    x = torch.randn(33, 16)
-    assignment = router(x)
-    _, weights, indices = theirs(x)
-    assert torch.equal(assignment.indices, indices)
-    torch.testing.assert_close(assignment.weights, weights)
+DIM, EXPERTS = 16, 8
+LIMIT = {"groups": 4, "top_groups": 2}
+ROUTERS: dict[str, Callable[[], Router]] = {
+    "softmax": lambda: TopKRouter(DIM, EXPERTS, 2),
+    "softmax of the chosen, biased": lambda: TopKRouter(DIM, EXPERTS, 4, pre_softmax=False, bias=True),
+    "sigmoid in groups, balanced": lambda: TopKRouter(
+        DIM, EXPERTS, 3, score="sigmoid", **LIMIT, scale=2.5, balancer=Bias(torch.randn(EXPERTS))
+    ),
+    "sqrt softplus": lambda: TopKRouter(DIM, EXPERTS, 3, score="sqrt_softplus", normalize=False),
+    "noisy top-k": lambda: TopKRouter(DIM, EXPERTS, 2, noise=NoisyTopK(DIM, EXPERTS)),
+    "gaussian": lambda: TopKRouter(DIM, EXPERTS, 2, noise=GaussianNoise()),
+    "switch, jitter": lambda: SwitchRouter(DIM, EXPERTS),
+    "gshard": lambda: GShardRouter(DIM, EXPERTS),
+}
+every_router = pytest.mark.parametrize("kind", ROUTERS)
 
 
-@pytest.mark.parametrize("top_k", [1, 3, 5])
-def test_each_token_goes_to_its_highest_experts_with_their_probabilities(top_k: int) -> None:
-    router = TopKRouter(6, 5, top_k, normalize=False)
-    router.requires_grad_(False)
-    x = torch.randn(9, 6)
-    assignment = router(x)
-    assert assignment.token.tolist() == [t for t in range(9) for _ in range(top_k)]
-    for t in range(9):
-        scores = torch.softmax(router.weight @ x[t], dim=0)
-        best = sorted(range(5), key=lambda e: -float(scores[e]))[:top_k]
-        assert assignment.indices[t].tolist() == best
-        torch.testing.assert_close(assignment.weights[t], scores[best])
-        torch.testing.assert_close(assignment.probabilities[t], scores)
+def same(a: Assignment, b: Assignment) -> bool:
+    """The same triples, to the bit."""
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("token", "expert", "weight", "choice"))
 
 
-def test_normalised_gates_sum_to_one_and_with_all_experts_are_the_softmax() -> None:
-    x = torch.randn(9, 6)
-    assignment = TopKRouter(6, 5, 3)(x)
-    torch.testing.assert_close(assignment.weights.sum(-1), torch.ones(9))
-    every = TopKRouter(6, 5, 5)(x)
-    torch.testing.assert_close(every.weights, every.probabilities.gather(1, every.indices))
-
-
-def test_normalize_defaults_to_more_than_one_expert() -> None:
-    assert not TopKRouter(4, 4, 1).normalize
-    assert TopKRouter(4, 4, 2).normalize
-    assert not TopKRouter(4, 4, 2, normalize=False).normalize
-
-
-def test_an_explicit_normalised_top_1_warns_and_gives_the_router_no_gradient() -> None:
-    with pytest.warns(UserWarning, match="top_k=1 makes every gate 1"):
-        router = TopKRouter(4, 4, 1, normalize=True, losses=[])
-    assignment = router(torch.randn(5, 4))
-    assert (assignment.weight == 1).all()
-    (gradient,) = torch.autograd.grad(assignment.weight.sum(), router.weight)
-    assert float(gradient.abs().max()) < 1e-7
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        TopKRouter(4, 4, 1)
-        TopKRouter(4, 4, 2, normalize=True)
-
-
-@pytest.mark.parametrize(("top_k", "normalize"), [(1, None), (2, None), (2, False)])
-def test_the_gates_gradient_reaches_the_routers_weight(top_k: int, normalize: bool | None) -> None:
-    router = TopKRouter(4, 5, top_k, normalize, losses=[])
-    assignment = router(torch.randn(9, 4))
-    (gradient,) = torch.autograd.grad((assignment.weight * torch.randn(9 * top_k)).sum(), router.weight)
-    assert (gradient != 0).any()
-
-
-@pytest.mark.parametrize("normalize", [True, False])
-def test_gradcheck_of_gates_and_losses_in_fp64(normalize: bool) -> None:
-    torch.manual_seed(3)
-    router = TopKRouter(3, 4, 2, normalize).double()
-    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    # The finite differences must not change which experts are chosen.
-    ordered = router(x).probabilities.detach().sort(dim=-1).values
-    assert float((ordered[:, 2] - ordered[:, 1]).min()) > 1e-3
-
-    def outputs(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        assignment = torch.func.functional_call(router, {"weight": weight}, (x,))
-        return assignment.weight, assignment.losses["z"]
-
-    assert torch.autograd.gradcheck(outputs, (x, router.weight))
-
-
-def test_gradcheck_of_the_balance_loss_with_its_choices_held() -> None:
-    logits = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
-    expert = torch.tensor([0, 1, 0, 3, 2, 0])
-    loss = LoadBalancingLoss(0.5)
-    assert torch.autograd.gradcheck(lambda z: loss(z, z.softmax(-1), expert), logits)
-
-
-def test_scores_are_fp32_under_bf16_autocast_and_for_a_bf16_model() -> None:
-    router = TopKRouter(64, 8, 2)
-    x = torch.randn(33, 64)
+@every_router
+@pytest.mark.parametrize("training", [True, False])
+def test_autocast_changes_nothing(kind: str, training: bool) -> None:
+    router = ROUTERS[kind]().train(training)
+    x = torch.randn(33, DIM)
+    torch.manual_seed(1)
     plain = router(x)
+    torch.manual_seed(1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = router(x)
-    assert cast.logits.dtype == cast.weight.dtype == torch.float32
+    assert cast.logits.dtype == cast.weight.dtype == cast.probabilities.dtype == torch.float32
     assert torch.equal(plain.logits, cast.logits)
-    assert torch.equal(plain.weight, cast.weight)
-    half = router.bfloat16()(x.bfloat16())
+    assert same(plain, cast)
+    assert all(torch.equal(plain.losses[name], cast.losses[name]) for name in plain.losses)
+
+
+@every_router
+def test_a_bf16_model_is_scored_in_fp32(kind: str) -> None:
+    router = ROUTERS[kind]().bfloat16().eval()
+    x = torch.randn(33, DIM).bfloat16()
+    half = router(x)
     assert half.logits.dtype == half.probabilities.dtype == half.weight.dtype == torch.float32
-    exact = x.bfloat16().double() @ router.weight.detach().double().t()
-    torch.testing.assert_close(half.logits.double(), exact, rtol=1e-5, atol=1e-5)
+    # An fp32 copy of the same rounded weights, on the same rounded tokens, says the same.
+    assert same(half, router.float()(x.float()))
 
 
-def test_fp64_weights_are_scored_in_fp64() -> None:
-    assert TopKRouter(4, 4, 2).double()(torch.randn(3, 4)).logits.dtype == torch.float64
+@every_router
+def test_fp64_weights_are_scored_in_fp64(kind: str) -> None:
+    assignment = ROUTERS[kind]().double()(torch.randn(3, DIM))
+    assert assignment.logits.dtype == assignment.weight.dtype == torch.float64
+
+
+@every_router
+def test_padding_is_as_though_it_were_not_there(kind: str) -> None:
+    router = ROUTERS[kind]()
+    router.noise = None  # draws would fall on other tokens
+    if isinstance(router, GShardRouter):
+        router.second = "always"
+    real, valid = torch.randn(20, DIM), torch.zeros(33, dtype=torch.bool)
+    valid[torch.randperm(33)[:20]] = True
+    padded = 100 * torch.randn(33, DIM)
+    padded[valid] = real
+    with_padding, without = router(padded, valid=valid), router(real)
+    row = valid[with_padding.token]
+    assert torch.equal(with_padding.expert[row], without.expert)
+    assert torch.equal(with_padding.weight[row], without.weight)
+    assert (with_padding.expert[~row] == -1).all() and (with_padding.choice[~row] == -1).all()
+    assert (with_padding.weight[~row] == 0).all()
+    assert torch.equal(with_padding.counts(), without.counts())
+    assert int(with_padding.dropped) == 0
+    assert set(with_padding.losses) == {"balance", "z"}
+    for name, loss in without.losses.items():
+        torch.testing.assert_close(with_padding.losses[name], loss, rtol=1e-6, atol=0)
+
+
+@every_router
+def test_padding_gets_no_gradient_and_gives_none(kind: str) -> None:
+    router = ROUTERS[kind]()
+    x, valid = torch.randn(9, DIM, requires_grad=True), torch.arange(9) < 6
+    assignment = router(x, valid=valid)
+    total = (assignment.weight * torch.randn_like(assignment.weight)).sum() + sum(assignment.losses.values())
+    (gradient,) = torch.autograd.grad(total, x)
+    assert (gradient[6:] == 0).all()
+    if kind != "noisy top-k":  # whose weights start at zero: no gradient reaches its tokens yet
+        assert (gradient[:6] != 0).any()
+
+
+@every_router
+def test_a_tokens_experts_depend_on_that_token_alone(kind: str) -> None:
+    router = ROUTERS[kind]()
+    assert router.causal == "always"
+    x = torch.randn(9, DIM)
+    changed = torch.cat([x[:5], torch.randn(4, DIM)])
+    torch.manual_seed(1)
+    before = router(x)
+    torch.manual_seed(1)
+    after = router(changed)
+    early = before.token < 5
+    assert torch.equal(before.choice[early], after.choice[early])
+    assert torch.equal(before.weight[early], after.weight[early])
+    router.eval()
+    assert torch.equal(router(x).expert[early], router(x[:5]).expert)
+
+
+@every_router
+@pytest.mark.parametrize("training", [True, False])
+def test_it_compiles_to_one_graph_that_says_the_same(kind: str, training: bool) -> None:
+    torch.compiler.reset()
+    router = ROUTERS[kind]().train(training)
+    if isinstance(router, TopKRouter) and router.balancer is not None:
+        router.balancer.observe = lambda assignment: None  # type: ignore[method-assign]  # a list is no graph
+    x, valid = torch.randn(33, DIM), torch.arange(33) < 30
+
+    def run(x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        assignment = router(x, valid=valid)
+        return assignment.expert, assignment.weight, assignment.losses
+
+    torch.manual_seed(1)
+    expert, weight, losses = run(x)
+    torch.manual_seed(1)
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)(x)
+    assert torch.equal(compiled[0], expert)
+    torch.testing.assert_close(compiled[1], weight)
+    assert set(compiled[2]) == set(losses)
+    for name in losses:
+        torch.testing.assert_close(compiled[2][name], losses[name])
+
+
+@every_router
+def test_shapes_are_the_same_whatever_the_tokens(kind: str) -> None:
+    router = ROUTERS[kind]()
+    sizes = {router(scale * torch.randn(33, DIM)).token.shape for scale in (0.0, 1.0, 100.0)}
+    assert sizes == {(33 * router.top_k,)}
+
+
+@every_router
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_no_token_and_one_token(kind: str, tokens: int) -> None:
+    router = ROUTERS[kind]()
+    assignment = router(torch.randn(tokens, DIM))
+    assert assignment.token.shape == assignment.expert.shape == assignment.weight.shape == (tokens * router.top_k,)
+    assert assignment.tokens == tokens
+    assert all(loss.isfinite() for loss in assignment.losses.values())
+
+
+@every_router
+def test_work_is_the_products_that_training_runs(kind: str) -> None:
+    router = ROUTERS[kind]()
+    router.losses = nn.ModuleList()  # the balance loss's dot product is none of a layer's products
+    with FlopCounterMode(display=False) as counter:
+        router(torch.randn(9, DIM))
+    (work,) = router.work(9)
+    assert work.kind == "router"
+    assert counter.get_total_flops() == 2 * work.needed
+
+
+@every_router
+def test_a_checkpoint_round_trip_routes_alike(kind: str) -> None:
+    router, other = ROUTERS[kind]().eval(), ROUTERS[kind]().eval()
+    other.load_state_dict(router.state_dict())
+    x = torch.randn(33, DIM)
+    assert same(router(x), other(x))
 
 
 def test_losses_are_there_in_training_by_name_and_absent_in_evaluation() -> None:
@@ -140,9 +194,8 @@ def test_losses_are_there_in_training_by_name_and_absent_in_evaluation() -> None
     x = torch.randn(9, 6)
     assignment = router(x)
     assert set(assignment.losses) == {"balance", "z"}
-    inputs = assignment.logits, assignment.probabilities, assignment.expert
-    assert torch.equal(assignment.losses["balance"], LoadBalancingLoss(0.01)(*inputs))
-    assert torch.equal(assignment.losses["z"], RouterZLoss(0.001)(*inputs))
+    assert torch.equal(assignment.losses["balance"], LoadBalancingLoss(0.01)(assignment))
+    assert torch.equal(assignment.losses["z"], RouterZLoss(0.001)(assignment))
     for loss in assignment.losses.values():
         (gradient,) = torch.autograd.grad(loss, router.weight, retain_graph=True)
         assert (gradient != 0).any()
@@ -150,51 +203,44 @@ def test_losses_are_there_in_training_by_name_and_absent_in_evaluation() -> None
     assert TopKRouter(6, 4, 2, losses=[])(x).losses == {}
 
 
-def test_a_tokens_experts_depend_on_that_token_alone() -> None:
-    router = TopKRouter(6, 4, 2, losses=[])
-    x = torch.randn(9, 6)
-    changed = x.clone()
-    changed[5:] = torch.randn(4, 6)
-    before, after = router(x), router(changed)
-    assert torch.equal(before.indices[:5], after.indices[:5])
-    assert torch.equal(before.weights[:5], after.weights[:5])
+def test_losses_and_observers_see_sequences_padding_and_noise() -> None:
+    seen: list[Assignment] = []
+
+    class Spy(nn.Module):
+        name = "spy"
+
+        def forward(self, assignment: Assignment) -> Tensor:
+            seen.append(assignment)
+            return assignment.weight.sum()
+
+    router = TopKRouter(DIM, EXPERTS, 2, noise=Jitter(0.1), losses=[Spy()])
+    x, valid, ids = torch.randn(4, DIM), torch.tensor([True, True, True, False]), torch.tensor([0, 0, 1, 1])
+    assignment = router(x, valid=valid, sequence_ids=ids)
+    assert set(assignment.losses) == {"spy"}
+    (given,) = seen
+    assert given.valid is valid and given.sequence_ids is ids
+    assert given.noisy_logits is not None
+    assert same(given, assignment)
 
 
-def test_relabelling_the_experts_relabels_the_choice() -> None:
-    router, relabelled = TopKRouter(6, 5, 2, losses=[]), TopKRouter(6, 5, 2, losses=[])
-    order = torch.randperm(5)
-    relabelled.load_state_dict({"weight": router.weight[order]})
-    x = torch.randn(9, 6)
-    assert torch.equal(order[relabelled(x).indices], router(x).indices)
+def test_two_losses_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"losses=\['z', 'z'\]: it must be of different names"):
+        TopKRouter(6, 4, 2, losses=[RouterZLoss(), RouterZLoss(0.1)])
+
+
+@pytest.mark.parametrize("name", ["token_ids", "sequence_ids", "valid"])
+def test_a_keyword_of_another_length_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}.shape=\(3,\): it must be \(tokens,\) = \(4,\)"):
+        TopKRouter(6, 4, 2)(torch.randn(4, 6), **{name: torch.ones(3, dtype=torch.int64)})
+
+
+@pytest.mark.parametrize(("dim", "num_experts", "name"), [(0, 4, "dim"), (6, 0, "num_experts")])
+def test_a_size_that_is_not_positive_is_refused(dim: int, num_experts: int, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}=0: it must be positive"):
+        TopKRouter(dim, num_experts, 1)
 
 
 def test_at_the_start_logits_of_normalised_tokens_have_unit_variance() -> None:
     router = TopKRouter(256, 64, 2)
-    x = torch.nn.functional.rms_norm(torch.randn(512, 256), (256,))
+    x = nn.functional.rms_norm(torch.randn(512, 256), (256,))
     assert float(router(x).logits.detach().std()) == pytest.approx(1.0, rel=0.03)
-
-
-def test_no_token_at_all_is_an_empty_assignment() -> None:
-    assignment = TopKRouter(6, 4, 2).eval()(torch.randn(0, 6))
-    assert assignment.token.shape == assignment.expert.shape == assignment.weight.shape == (0,)
-    assert assignment.tokens == 0
-
-
-def test_its_work_is_one_product_of_every_token_with_every_expert() -> None:
-    (work,) = TopKRouter(6, 4, 2).work(10)
-    assert work.kind == "router"
-    assert work.needed == work.square == work.computed == 10 * 6 * 4
-
-
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        ({"dim": 0}, "dim=0"),
-        ({"num_experts": 0}, "num_experts=0"),
-        ({"top_k": 0}, "top_k=0"),
-        ({"top_k": 5}, r"top_k=5: it must be between 1 and num_experts=4"),
-    ],
-)
-def test_bad_sizes_are_named(settings: dict[str, Any], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        TopKRouter(**{"dim": 6, "num_experts": 4, "top_k": 2, **settings})

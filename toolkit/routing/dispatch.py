@@ -7,50 +7,48 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from toolkit.checks import require_positive
-from toolkit.routing.assignment import Assignment
-
 
 @dataclass(frozen=True)
 class ExpertRows:
-    """The n triples of an assignment sorted by expert, tokens in order within each.
+    """The n triples of an assignment sorted by expert, in their old order within each; nothing waits for the device.
+
+    The first ``ends[-1]`` rows are those of experts; the rest belong to no expert (-1) and nobody computes them.
 
     Attributes:
-        token: int64 (rows,), the token each row reads and writes.
-        weight: (rows,), its gate; 0 for the rows that only pad an expert's share.
-        counts: rows of each expert, num_experts ints on the host.
+        order: int64 (n,), row r is triple ``order[r]``.
+        token: int64 (n,), the token that row r reads and writes.
+        ends: int32 (num_experts,), expert e has the rows from ``ends[e - 1]`` (0 for the first) to ``ends[e]``.
     """
 
+    order: Tensor
     token: Tensor
-    weight: Tensor
-    counts: list[int]
+    ends: Tensor
+
+    @property
+    def place(self) -> Tensor:
+        """int64 (n,), the inverse of ``order``: triple i is row ``place[i]``."""
+        return torch.empty_like(self.order).scatter_(
+            0, self.order, torch.arange(len(self.order), device=self.order.device)
+        )
+
+    def counts(self) -> list[int]:
+        """Rows of each expert, on the host: waits for the device."""
+        ends = self.ends.tolist()
+        return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def sort_by_expert(assignment: Assignment, multiple: int = 1) -> ExpertRows:
-    """Rows of the same expert brought together in a stable order (one host synchronisation on a GPU).
+def sort_by_expert(token: Tensor, expert: Tensor, num_experts: int) -> ExpertRows:
+    """Rows of the same expert brought together in a stable order.
 
-    Args:
-        assignment: n (token, expert, weight) triples.
-        multiple: each expert's rows are padded up to a multiple of this. A padding row reads token 0
-            with weight 0: it adds nothing to any output and receives no gradient.
-
-    Raises:
-        ValueError: if ``multiple`` is not positive.
+    Shapes: token, expert int64 (n,); an expert of -1 is none. Static shapes and no host synchronisation.
     """
-    require_positive(multiple=multiple)
-    order = torch.argsort(assignment.expert, stable=True)
-    token, weight = assignment.token[order], assignment.weight[order]
-    counts = torch.bincount(assignment.expert, minlength=assignment.num_experts)
-    if multiple == 1:
-        return ExpertRows(token, weight, counts.tolist())
-    padded = (counts + multiple - 1) // multiple * multiple
-    # A row moves down by the padding of the experts before its own.
-    shift = padded.cumsum(0) - padded - (counts.cumsum(0) - counts)
-    place = torch.arange(len(token), device=token.device) + shift.repeat_interleave(counts)
-    host_counts = padded.tolist()
-    rows = sum(host_counts)
-    return ExpertRows(
-        token.new_zeros(rows).index_copy(0, place, token),
-        weight.new_zeros(rows).index_copy(0, place, weight),
-        host_counts,
-    )
+    keys = torch.where(expert < 0, num_experts, expert)
+    order = torch.argsort(keys.to(torch.int32), stable=True)
+    counts = torch.zeros(num_experts + 1, dtype=torch.int32, device=expert.device)
+    counts.scatter_add_(0, keys, torch.ones_like(keys, dtype=torch.int32))
+    return ExpertRows(order, token.index_select(0, order), counts[:-1].cumsum(0, dtype=torch.int32))
+
+
+def token_starts(token: Tensor, tokens: int) -> Tensor:
+    """int64 (tokens + 1,): triples of token t are those from ``starts[t]`` to ``starts[t + 1]``; token is ascending."""
+    return torch.searchsorted(token, torch.arange(tokens + 1, device=token.device))

@@ -1,9 +1,9 @@
-"""The top-k router: each token goes to the experts it scores highest."""
+"""What every router is: a module that scores tokens in fp32 and returns an assignment with its losses."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,76 +11,151 @@ from torch import Tensor, nn
 from toolkit.checks import require, require_positive
 from toolkit.routing.assignment import Assignment
 from toolkit.routing.balance import LoadBalancingLoss, RouterZLoss
+from toolkit.routing.noise import Noise, Noisy
+from toolkit.routing.scores import project
 from toolkit.work import Work
 
 
-class TopKRouter(nn.Module):
-    """Softmax over all experts, then each token's ``top_k`` highest.
+class Router(nn.Module):
+    """Base of the routers that choose experts; a subclass implements :meth:`route`.
 
-    Scores are computed in fp32 (fp64 for fp64 weights) whatever the autocast: Switch Transformer's
-    "selective precision". Causal: a token's experts depend on that token alone.
+    Logits are one linear map of the token, computed in fp32 (fp64 for fp64 weights) whatever the autocast:
+    Switch Transformer's "selective precision". Losses are called on every training forward with the
+    assignment, before anything is dropped.
 
     Args:
         dim: width of a token.
         num_experts: how many experts there are.
-        top_k: experts per token.
-        normalize: divide the chosen gates by their sum (Mixtral; GShard). None means ``top_k > 1``: a
-            normalised top-1 gate is always 1 and gives the router no gradient.
-        losses: auxiliary losses, called on every training forward with the logits, the probabilities
-            and the chosen experts; by default load balancing at 0.01 and the z-loss at 0.001.
+        losses: auxiliary losses, each a module with a ``name`` that maps an ``Assignment`` to a scalar; by default
+            load balancing at 0.01 and the z-loss at 0.001.
+        noise: what the choice is perturbed by in training (:mod:`toolkit.routing.noise`); None: nothing. In evaluation
+            there is none.
+
+    Attributes:
+        causal: when a token's experts depend on no later token: ``"always"``, ``"evaluation"`` (training leaks, the
+            rule used in evaluation does not), or ``"never"``.
 
     Raises:
-        ValueError: if a size is not positive or ``top_k`` exceeds ``num_experts``.
-
-    Source: Shazeer et al. 2017 (arXiv 1701.06538), section 2.1 without noise; Jiang et al. 2024,
-    Mixtral (arXiv 2401.04088), section 2.1.
+        ValueError: if a size is not positive, two losses have the same name, or the noise is for another size.
     """
 
     kind = "router"
+    causal: str = "always"
+    tape: Callable[[Tensor], Tensor] | None = None  # set by RoutingReplay for a while
 
     def __init__(
-        self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
-        normalize: bool | None = None,
-        losses: Iterable[nn.Module] | None = None,
+        self, dim: int, num_experts: int, losses: Iterable[nn.Module] | None = None, noise: Noise | None = None
     ) -> None:
         super().__init__()
-        require_positive(dim=dim, num_experts=num_experts, top_k=top_k)
-        require(top_k <= num_experts, "top_k", top_k, f"between 1 and num_experts={num_experts}")
-        if normalize and top_k == 1:
-            warnings.warn("normalize=True with top_k=1 makes every gate 1: the router gets no gradient", stacklevel=2)
-        self.num_experts, self.top_k = num_experts, top_k
-        self.normalize = top_k > 1 if normalize is None else normalize
+        require_positive(dim=dim, num_experts=num_experts)
+        self.num_experts = num_experts
         self.weight = nn.Parameter(torch.empty(num_experts, dim))
         self.losses = nn.ModuleList([LoadBalancingLoss(), RouterZLoss()] if losses is None else losses)
+        names = [str(loss.name) for loss in self.losses]
+        require(len(set(names)) == len(names), "losses", names, "of different names: they are added up by name")
+        self.noise = noise
+        if noise is not None:
+            noise.check(self.weight)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal with standard deviation dim ** -0.5: logits of unit variance for normalised tokens."""
-        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+        """Normal with standard deviation dim ** -0.5: logits of unit variance for normalised tokens.
 
-    def forward(self, x: Tensor) -> Assignment:
-        """x (tokens, dim) -> Assignment of tokens * top_k triples."""
-        compute = torch.promote_types(self.weight.dtype, torch.float32)
+        Zero where the noise asks for that.
+        """
+        if self.noise is not None and self.noise.zero_router:
+            nn.init.zeros_(self.weight)
+        else:
+            nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        token_ids: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
+        valid: Tensor | None = None,
+    ) -> Assignment:
+        """x (tokens, dim) -> Assignment.
+
+        Args:
+            x: the tokens.
+            token_ids: int64 (tokens,), their ids in the vocabulary, for routers that hash them.
+            sequence_ids: int64 (tokens,), the sequence each is of: 0, 1, ... in order; None: all are one sequence.
+            valid: bool (tokens,), False for padding: it goes to no expert and is in no statistic or loss.
+
+        Raises:
+            ValueError: if a keyword's shape is not (tokens,).
+        """
+        for name, value in (("token_ids", token_ids), ("sequence_ids", sequence_ids), ("valid", valid)):
+            shape = None if value is None else tuple(value.shape)
+            require(shape in (None, x.shape[:1]), f"{name}.shape", shape, f"(tokens,) = {tuple(x.shape[:1])}")
         with torch.autocast(x.device.type, enabled=False):
-            logits = nn.functional.linear(x.to(compute), self.weight.to(compute))
-            probabilities = torch.softmax(logits, dim=-1)
-            gates, experts = torch.topk(probabilities, self.top_k, dim=-1)
-            if self.normalize:
-                gates = gates / gates.sum(dim=-1, keepdim=True)
-            expert = experts.flatten()
-            active = self.losses if self.training else ()
-            losses = {str(loss.name): loss(logits, probabilities, expert) for loss in active}
-        token = torch.arange(x.shape[0], device=x.device).repeat_interleave(self.top_k)
-        return Assignment(token, expert, gates.flatten(), logits, probabilities, losses)
+            logits = self.score(x)
+            noisy = self.perturb(x, logits)
+            seen = logits if noisy.logits is None else noisy.logits
+            assignment = self.route(seen, token_ids=token_ids, sequence_ids=sequence_ids, valid=valid)
+            assignment = replace(assignment, logits=logits, noisy_logits=noisy.logits, noise_std=noisy.std)
+            assignment = without_padding(replace(assignment, valid=valid, sequence_ids=sequence_ids))
+            if not self.training:
+                return assignment
+            self.observe(assignment)
+            return replace(assignment, losses={str(loss.name): loss(assignment) for loss in self.losses})
+
+    def score(self, x: Tensor) -> Tensor:
+        """x (tokens, dim) -> logits (tokens, num_experts), fp32 (fp64 for fp64 weights)."""
+        return project(x, self.weight)
+
+    def perturb(self, x: Tensor, logits: Tensor) -> Noisy:
+        """x (tokens, dim), logits (tokens, num_experts) -> Noisy; nothing in it in evaluation and without noise."""
+        if self.noise is None or not self.training:
+            return Noisy(None, None)
+        noisy: Noisy = self.noise(x, logits, self.score)
+        return noisy
+
+    def observe(self, assignment: Assignment) -> None:
+        """Called in every training forward with what was chosen, padding taken out; nothing by default."""
+
+    def replayed(self, choice: Tensor) -> Tensor:
+        """What the router is about to choose -> the same, or what a ``RoutingReplay`` holds in its place.
+
+        A subclass passes each of its choices through here before it gathers gates, so that they are fresh.
+        """
+        return choice if self.tape is None else self.tape(choice)
+
+    def route(
+        self, logits: Tensor, *, token_ids: Tensor | None, sequence_ids: Tensor | None, valid: Tensor | None
+    ) -> Assignment:
+        """logits (tokens, num_experts), noisy where there is noise -> what is chosen, without losses.
+
+        Padding is the caller's to take out.
+        """
+        raise NotImplementedError
 
     def work(self, seq_len: int) -> list[Work]:
-        """One product: every token with every expert's row."""
-        return [Work.dense("router", seq_len * self.weight.numel())]
+        """One product, every token with every expert's row, and those of the noise, which training has."""
+        products = 1 if self.noise is None else 1 + self.noise.products
+        return [Work.dense("router", products * seq_len * self.weight.numel())]
 
-    def extra_repr(self) -> str:
-        """Sizes, for ``print(model)``."""
-        experts, dim = self.weight.shape
-        return f"dim={dim}, num_experts={experts}, top_k={self.top_k}, normalize={self.normalize}"
+
+def table(logits: Tensor, probabilities: Tensor, experts: Tensor, gates: Tensor, **more: Tensor | None) -> Assignment:
+    """The assignment in which token t has ``experts[t]`` with ``gates[t]``.
+
+    Shapes: logits, probabilities (tokens, num_experts); experts int64, gates (tokens, top_k). ``more`` are further
+    fields of :class:`Assignment`.
+    """
+    token = torch.arange(len(experts), device=experts.device).repeat_interleave(experts.shape[1])
+    return Assignment(token, experts.flatten(), gates.flatten(), logits, probabilities, **more)  # type: ignore[arg-type]
+
+
+def without_padding(assignment: Assignment) -> Assignment:
+    """The same with no expert, no choice and no weight for the tokens that are not ``valid``."""
+    if assignment.valid is None:
+        return assignment
+    real = assignment.valid.index_select(0, assignment.token)
+    return replace(
+        assignment,
+        expert=torch.where(real, assignment.expert, -1),
+        chosen=torch.where(real, assignment.choice, -1),
+        weight=torch.where(real, assignment.weight, 0),
+    )

@@ -1,0 +1,72 @@
+"""From tokens to logits, and from logits to the scores that experts are chosen by and weighted with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+ASYMPTOTE = -60.0
+"""Below it softplus(z) is exp(z) in fp32 and fp64 alike: the next term of its series is exp(z) / 2 smaller."""
+
+
+class Scores(NamedTuple):
+    """What a score function makes of logits (tokens, num_experts).
+
+    Attributes:
+        raw: (tokens, num_experts), what top-k ranks and what gates are.
+        probabilities: (tokens, num_experts), the same divided by its sum over experts, for losses and statistics.
+    """
+
+    raw: Tensor
+    probabilities: Tensor
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (tokens, dim), weight (num_experts, dim), bias (num_experts,) -> logits (tokens, num_experts) in fp32.
+
+    In fp64 for fp64 weights. Under autocast the caller turns it off first: it would round the operands to bf16.
+    """
+    compute = torch.promote_types(weight.dtype, torch.float32)
+    return nn.functional.linear(x.to(compute), weight.to(compute), None if bias is None else bias.to(compute))
+
+
+def softmax(logits: Tensor) -> Scores:
+    """exp(z_i) / sum_j exp(z_j): its own share of the experts (Shazeer et al. 2017, arXiv 1701.06538)."""
+    probabilities = torch.softmax(logits, dim=-1)
+    return Scores(probabilities, probabilities)
+
+
+def sigmoid(logits: Tensor) -> Scores:
+    """1 / (1 + exp(-z)), every expert by itself (DeepSeek-AI 2024, V3, arXiv 2412.19437, equation 15)."""
+    return Scores(torch.sigmoid(logits), _shares(nn.functional.logsigmoid(logits)))
+
+
+def sqrt_softplus(logits: Tensor) -> Scores:
+    """sqrt(ln(1 + exp(z))), every expert by itself: the score of DeepSeek-V4.
+
+    Its gradient is finite everywhere; a plain square root of a softplus that rounds to 0 would have 0 * inf.
+    """
+    far = logits < ASYMPTOTE
+    soft = nn.functional.softplus(logits.clamp(min=ASYMPTOTE))
+    tail = torch.exp(logits.clamp(max=ASYMPTOTE) / 2)  # clamped: the branch not taken must not overflow in backward
+    raw = torch.where(far, tail, torch.sqrt(soft))
+    return Scores(raw, _shares(torch.where(far, logits, torch.log(soft)) / 2))
+
+
+def _shares(log_scores: Tensor) -> Tensor:
+    """s_i / sum_j s_j, from ln s (tokens, num_experts).
+
+    A softmax of the logarithms: no epsilon stands in the denominator, so a router cannot lower a loss by
+    shrinking all its scores towards one, and the shares are right where every score underflows.
+    """
+    return torch.softmax(log_scores, dim=-1)
+
+
+SCORES: dict[str, Callable[[Tensor], Scores]] = {
+    "softmax": softmax,
+    "sigmoid": sigmoid,
+    "sqrt_softplus": sqrt_softplus,
+}
