@@ -1,12 +1,14 @@
-"""SwiGLU against its equation and Hugging Face's, and its cost and start."""
+"""The dense layer against its equation and Hugging Face's, and its cost and start."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from toolkit.layers import SwiGLU
+from toolkit.layers import Activation, FeedForward, SwiGLU
+from toolkit.layers.experts import ACTIVATIONS
 
 
 def test_it_is_down_of_silu_gate_times_up_with_the_gates_rows_first() -> None:
@@ -61,7 +63,44 @@ def test_weights_start_at_fan_in_to_the_minus_one_half_without_biases() -> None:
     assert float(layer.down_proj.detach().std()) == pytest.approx(400**-0.5, rel=0.02)
 
 
-def test_its_work_is_three_products_a_token() -> None:
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("bias", [False, True])
+def test_it_is_two_linear_layers_around_its_activation(name: str, bias: bool) -> None:
+    activation = Activation(name)
+    layer = FeedForward(6, 10, activation, bias).double()
+    first = "gate_up_proj" if activation.gated else "up_proj"
+    biases = {f"{first}_bias", "down_proj_bias"} if bias else set()
+    assert set(layer.state_dict()) == {first, "down_proj"} | biases
+    assert all((parameter == 0).all() for key, parameter in layer.named_parameters() if key in biases)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_()
+    up, down = nn.Linear(6, activation.width(10), bias).double(), nn.Linear(10, 6, bias).double()
+    for linear, key in ((up, first), (down, "down_proj")):
+        state = {"weight": layer.state_dict()[key], "bias": layer.state_dict().get(f"{key}_bias")}
+        linear.load_state_dict({part: value for part, value in state.items() if value is not None})
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), down(activation(up(x))), rtol=0, atol=1e-12)
+
+
+def test_swiglu_is_the_feed_forward_of_that_name() -> None:
+    layer, general = SwiGLU(6, 10), FeedForward(6, 10, "swiglu")
+    general.load_state_dict(layer.state_dict())
+    x = torch.randn(5, 6)
+    assert torch.equal(layer(x), general(x))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_its_work_is_what_a_forward_multiplies(name: str) -> None:
+    layer = FeedForward(6, 10, name, kind="shared_experts")
+    (work,) = layer.work(7)
+    with FlopCounterMode(display=False) as counter:
+        layer(torch.randn(7, 6))
+    assert work.kind == "shared_experts"
+    assert 2 * work.needed == 2 * work.square == 2 * work.computed == counter.get_total_flops()
+
+
+def test_swiglus_work_is_three_products_a_token() -> None:
     (work,) = SwiGLU(6, 10).work(7)
     assert work.kind == "feed_forward"
     assert work.needed == work.square == work.computed == 7 * 3 * 6 * 10
@@ -71,3 +110,8 @@ def test_its_work_is_three_products_a_token() -> None:
 def test_bad_sizes_are_named(dim: int, hidden_dim: int, named: str) -> None:
     with pytest.raises(ValueError, match=rf"^{named}"):
         SwiGLU(dim, hidden_dim)
+
+
+def test_an_unknown_activation_is_refused() -> None:
+    with pytest.raises(ValueError, match="activation='swish'"):
+        FeedForward(4, 4, "swish")

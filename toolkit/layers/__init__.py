@@ -6,11 +6,26 @@
 >>> loss = moe(torch.randn(2, 10, 64)).square().mean() + sum(auxiliary_losses(moe).values())
 """
 
+from toolkit.layers.auxiliary import auxiliary_losses
 from toolkit.layers.block import Block
-from toolkit.layers.experts import Experts
-from toolkit.layers.feed_forward import SwiGLU
-from toolkit.layers.moe import MoE, auxiliary_losses
+from toolkit.layers.depths import MixtureOfDepths
+from toolkit.layers.experts import Activation, Experts
+from toolkit.layers.feed_forward import FeedForward, SwiGLU
+from toolkit.layers.moe import MoE
 from toolkit.layers.rotary import RotaryEmbedding
 from toolkit.layers.self_attention import SelfAttention
+from toolkit.layers.zero_experts import ZeroComputationExperts
 
-__all__ = ["Block", "Experts", "MoE", "RotaryEmbedding", "SelfAttention", "SwiGLU", "auxiliary_losses"]
+__all__ = [
+    "Activation",
+    "Block",
+    "Experts",
+    "FeedForward",
+    "MixtureOfDepths",
+    "MoE",
+    "RotaryEmbedding",
+    "SelfAttention",
+    "SwiGLU",
+    "ZeroComputationExperts",
+    "auxiliary_losses",
+]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from toolkit.attention import KeyValueCache
+from toolkit.layers.moe import MoE
 from toolkit.layers.self_attention import SelfAttention
+from toolkit.work import Work
 
 
 class Block(nn.Module):
@@ -27,8 +29,29 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.RMSNorm(dim, eps=norm_eps)
         self.feed_forward = feed_forward
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
-        """x (batch, length, dim) -> (batch, length, dim)."""
-        x = x + self.attention(self.attention_norm(x), cache, layer)
-        y: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
+    def forward(
+        self,
+        x: Tensor,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+        positions: Tensor | None = None,
+        valid: Tensor | None = None,
+        token_ids: Tensor | None = None,
+    ) -> Tensor:
+        """x (batch, length, dim) -> (batch, length, dim).
+
+        Args:
+            x: the tokens.
+            cache, layer, positions: see :meth:`SelfAttention.forward`.
+            valid: bool (batch, length), False for padding, which a MoE leaves out; attention is the pattern's matter.
+            token_ids: int64 (batch, length), for a MoE whose router hashes them.
+        """
+        x = x + self.attention(self.attention_norm(x), cache, layer, positions)
+        told = {"valid": valid, "token_ids": token_ids} if isinstance(self.feed_forward, MoE) else {}
+        y: Tensor = x + self.feed_forward(self.feed_forward_norm(x), **told)
         return y
+
+    def work(self, seq_len: int) -> list[Work]:
+        """The attention's and the feed-forward's."""
+        feed_forward: list[Work] = self.feed_forward.work(seq_len)  # type: ignore[operator]  # it is any module
+        return [*self.attention.work(seq_len), *feed_forward]

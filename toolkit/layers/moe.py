@@ -2,36 +2,61 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from toolkit.checks import require
-from toolkit.layers.experts import Experts
-from toolkit.layers.feed_forward import SwiGLU
-from toolkit.routing import Assignment, RoutingStats, TopKRouter
+from toolkit.layers.experts import Activation, Experts
+from toolkit.layers.feed_forward import FeedForward
+from toolkit.layers.soft_slots import mix_slots
+from toolkit.layers.together import leave_together
+from toolkit.layers.zero_experts import ZeroComputationExperts
+from toolkit.routing import Assignment, Capacity, RoutingStats, SoftAssignment, SoftRouter, TopKRouter
 from toolkit.work import Work
+
+Dispatcher = Callable[[nn.Module, Tensor, Assignment], Tensor]
+
+
+class LocalDispatcher:
+    """All experts are here: tokens (tokens, dim) meet them in place."""
+
+    def __call__(self, experts: nn.Module, tokens: Tensor, assignment: Assignment) -> Tensor:
+        """experts(tokens, assignment): (tokens, dim)."""
+        y: Tensor = experts(tokens, assignment)
+        return y
 
 
 class MoE(nn.Module):
-    """Routes every token to ``top_k`` of ``num_experts`` SwiGLU experts; nothing is dropped.
+    """Routes every token to ``top_k`` of ``num_experts`` experts; dropless unless ``capacity_factor`` is given.
 
     Args:
         dim: width of a token.
         hidden_dim: width inside one expert.
         num_experts: how many routed experts there are.
         top_k: routed experts per token.
-        shared_experts: experts that every token uses besides, without a gate; they stand as one SwiGLU
-            of width ``shared_experts * hidden_dim`` (Dai et al. 2024, DeepSeekMoE, arXiv 2401.06066).
-        router: any module that maps (tokens, dim) to an ``Assignment``; by default
-            ``TopKRouter(dim, num_experts, top_k)``.
-        backend: how the experts are computed; see :class:`toolkit.layers.experts.Experts`.
+        shared_experts: experts that every token uses besides; they stand as one feed-forward of width
+            ``shared_experts * hidden_dim`` (Dai et al. 2024, DeepSeekMoE, arXiv 2401.06066).
+        router: any module that maps (tokens, dim) to an ``Assignment`` (or a ``SoftAssignment``); by default
+            ``TopKRouter(dim, num_experts + zero_experts.count, top_k)``.
+        backend, activation, bias, recompute: see :class:`toolkit.layers.experts.Experts`.
+        shared_gate: the shared experts' output is times sigmoid(w x) (Qwen2-MoE, arXiv 2407.10671).
+        zero_experts: experts without computation, which the router chooses among as well.
+        capacity_factor: in training an expert takes at most this times its fair share of the choices, and the others
+            are dropped: they add nothing, so that the residual carries the token, and are counted. None: dropless.
+        drop_policy: ``"probability"`` keeps an expert's highest gates, ``"position"`` the first come; a
+            :class:`toolkit.routing.Capacity` in ``adjust`` has all settings.
+        adjust: what is done to the router's assignment before it is computed, in order: ``Capacity``,
+            ``TokenRounding``.
+        causal: refuse a router, or an adjustment, whose evaluation reads later tokens.
+        dispatcher: brings tokens to experts; ``toolkit.parallel`` has others.
 
     Raises:
-        ValueError: if a size is not positive, ``top_k`` exceeds ``num_experts``, or
-            ``shared_experts`` is negative, or the router is for another number of experts.
+        ValueError: if a size is not positive, ``top_k`` exceeds ``num_experts``, ``shared_experts`` is negative, the
+            router is for another number of experts, or is not causal where that is asked.
 
     Source: Shazeer et al. 2017 (arXiv 1701.06538), equation 1.
 
@@ -49,31 +74,112 @@ class MoE(nn.Module):
         shared_experts: int = 0,
         router: nn.Module | None = None,
         backend: str = "auto",
+        *,
+        activation: str | Activation = "swiglu",
+        bias: bool = False,
+        recompute: bool = False,
+        shared_gate: bool = False,
+        zero_experts: ZeroComputationExperts | None = None,
+        capacity_factor: float | None = None,
+        drop_policy: str = "probability",
+        adjust: tuple[Any, ...] = (),
+        causal: bool = False,
+        dispatcher: Dispatcher | None = None,
     ) -> None:
         super().__init__()
         require(shared_experts >= 0, "shared_experts", shared_experts, "0 or more")
-        self.router = TopKRouter(dim, num_experts, top_k) if router is None else router
-        self.experts = Experts(dim, hidden_dim, num_experts, backend)
-        self.shared = SwiGLU(dim, shared_experts * hidden_dim, kind="shared_experts") if shared_experts else None
-        for name, here in (("num_experts", num_experts), ("top_k", top_k)):
-            given = getattr(self.router, name, here)
-            require(given == here, f"router.{name}", given, f"this layer's, {here}")
-        self.top_k = top_k
-        self._assignment: Assignment | None = None
+        require(shared_experts > 0 or not shared_gate, "shared_gate", shared_gate, "False without shared_experts")
+        choices = num_experts + (0 if zero_experts is None else zero_experts.count)
+        self.router = TopKRouter(dim, choices, top_k) if router is None else router
+        self.experts = Experts(dim, hidden_dim, num_experts, backend, activation, bias, recompute)
+        width = shared_experts * hidden_dim
+        self.shared = FeedForward(dim, width, activation, bias, kind="shared_experts") if shared_experts else None
+        self.shared_gate = SharedGate(dim) if shared_gate else None
+        self.zero_experts = zero_experts
+        _check_router(self.router, choices, top_k)
+        capacity = () if capacity_factor is None else (Capacity(capacity_factor, drop_policy),)
+        self.adjust = (*capacity, *adjust)
+        if causal:
+            _check_causal(router=(self.router,), adjust=self.adjust)
+        self.num_experts, self.top_k = num_experts, top_k
+        self.dispatcher: Dispatcher = LocalDispatcher() if dispatcher is None else dispatcher
+        self._assignment: Assignment | SoftAssignment | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., dim) -> (..., dim)."""
-        tokens = x.reshape(-1, x.shape[-1])
-        assignment = self.router(tokens)
-        self._assignment = assignment
-        y = self.experts(tokens, assignment)
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        token_ids: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
+        valid: Tensor | None = None,
+    ) -> Tensor:
+        """x (..., dim) -> (..., dim).
+
+        Args:
+            x: the tokens; of (batch, length, dim), each batch row is a sequence.
+            token_ids: int64 (...), for routers that hash them.
+            sequence_ids: int64 (...), the sequence of each token, in place of the batch row.
+            valid: bool (...), False for padding, which goes to no routed expert and is in no statistic or loss.
+
+        Raises:
+            ValueError: if a keyword's shape is not that of x without ``dim``.
+        """
+        if isinstance(self.router, SoftRouter):
+            known = {"token_ids": token_ids, "sequence_ids": sequence_ids, "valid": valid}
+            assignment = self.router(x, **known)
+            y = mix_slots(x, assignment, self.experts)
+        else:
+            assignment = self._assign(x, token_ids, sequence_ids, valid)
+            y = self._routed(x.reshape(-1, x.shape[-1]), assignment).view(x.shape)
         if self.shared is not None:
-            y = y + self.shared(tokens)
-        return y.reshape(x.shape)
+            shared = self.shared(x)
+            y = y + (shared if self.shared_gate is None else self.shared_gate(x) * shared)
+        y, losses = leave_together(y, assignment.losses)
+        self._assignment = replace(assignment, losses=losses)
+        return y
+
+    def _assign(
+        self, x: Tensor, token_ids: Tensor | None, sequence_ids: Tensor | None, valid: Tensor | None
+    ) -> Assignment:
+        """x (..., dim) -> the router's assignment of its tokens, flat, adjusted."""
+        if sequence_ids is None and x.ndim == 3:
+            sequence_ids = torch.arange(len(x), device=x.device)[:, None].expand(x.shape[:2])
+        known = {"token_ids": token_ids, "sequence_ids": sequence_ids, "valid": valid}
+        flat = {name: _flat(name, value, x) for name, value in known.items()}
+        assignment: Assignment = self.router(x.reshape(-1, x.shape[-1]), **flat)
+        for change in self.adjust:
+            assignment = change(assignment, self.training)
+        return assignment
+
+    def _routed(self, tokens: Tensor, assignment: Assignment) -> Tensor:
+        if self.zero_experts is None:
+            return self.dispatcher(self.experts, tokens, assignment)
+        real = assignment.expert < self.num_experts
+        computed = replace(
+            assignment,
+            expert=torch.where(real, assignment.expert, -1),
+            weight=torch.where(real, assignment.weight, 0),
+            logits=assignment.logits[:, : self.num_experts],
+            probabilities=assignment.probabilities[:, : self.num_experts],
+            chosen=None,
+        )
+        free: Tensor = self.zero_experts(tokens, assignment, self.num_experts)
+        return self.dispatcher(self.experts, tokens, computed) + free
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the last forward, whose graph can be neither copied nor pickled."""
         return {**self.__dict__, "_assignment": None}
+
+    @property
+    def assignment(self) -> Assignment | SoftAssignment:
+        """How the last forward routed its tokens.
+
+        Raises:
+            ValueError: if there has been no forward.
+        """
+        if self._assignment is None:
+            raise ValueError("assignment: this MoE has not run yet; call it on some input first")
+        return self._assignment
 
     @property
     def losses(self) -> dict[str, Tensor]:
@@ -82,36 +188,79 @@ class MoE(nn.Module):
 
     @property
     def stats(self) -> RoutingStats:
-        """How the last forward routed this process's tokens.
+        """How healthy the last forward's routing was, over this process's tokens.
 
         Raises:
-            ValueError: if there has been no forward.
+            ValueError: if there has been no forward, or the router is soft: every expert has all its slots.
         """
         if self._assignment is None:
             raise ValueError("stats: this MoE has not run yet; call it on some input first")
+        if isinstance(self._assignment, SoftAssignment):
+            raise ValueError("stats: a soft router has none: every expert gets all of its slots")
         return RoutingStats.of(self._assignment)
 
+    @property
+    def experts_per_token(self) -> float:
+        """Routed experts that compute a token: ``top_k``, or what the router says; zero experts by their fair share.
+
+        All of them with a soft router, where every token is in every slot.
+        """
+        if isinstance(self.router, SoftRouter):
+            return float(self.num_experts)
+        per_token = float(getattr(self.router, "experts_per_token", self.top_k))
+        choices = self.num_experts + (0 if self.zero_experts is None else self.zero_experts.count)
+        return per_token * self.num_experts / choices
+
     def work(self, seq_len: int) -> list[Work]:
-        """The router, ``top_k`` experts a token, and the shared experts."""
-        shared = [] if self.shared is None else self.shared.work(seq_len)
+        """The router, the routed experts a token uses, and the shared experts; what capacity drops is not taken off."""
+        parts = [part for part in (self.shared, self.shared_gate, self.zero_experts) if part is not None]
+        others = [work for part in parts for work in part.work(seq_len)]
         routed: list[Work] = self.router.work(seq_len)  # type: ignore[operator]  # a router is any module
-        return [*routed, *self.experts.work(seq_len * self.top_k), *shared]
+        if isinstance(self.router, SoftRouter):
+            rows = self.num_experts * self.router.slots
+        else:
+            rows = round(seq_len * self.experts_per_token)
+        return [*routed, *self.experts.work(rows), *others]
 
 
-def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:
-    """The losses of every MoE in ``model`` in its last training forward, by name.
+class SharedGate(nn.Module):
+    """sigmoid(w x): how much of the shared experts a token takes."""
 
-    Each is coefficient x mean over the layers that have it, a scalar tensor that carries gradient: add
-    them to the task's loss. Empty for a dense model and in eval mode.
+    kind = "shared_experts"
 
-    >>> moe = MoE(dim=16, hidden_dim=32, num_experts=4, top_k=2)
-    >>> _ = moe(torch.randn(5, 16))
-    >>> sorted(auxiliary_losses(moe))
-    ['balance', 'z']
-    """
-    found: dict[str, list[Tensor]] = defaultdict(list)
-    for module in model.modules():
-        if isinstance(module, MoE):
-            for name, loss in module.losses.items():
-                found[name].append(loss)
-    return {name: torch.stack(losses).mean() for name, losses in found.items()}
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, dim))
+        nn.init.normal_(self.weight, std=dim**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., dim) -> (..., 1)."""
+        return torch.sigmoid(nn.functional.linear(x, self.weight))
+
+    def work(self, seq_len: int) -> list[Work]:
+        """One row."""
+        return [Work.dense(self.kind, seq_len * self.weight.numel())]
+
+
+def _check_router(router: nn.Module, choices: int, top_k: int) -> None:
+    for name, here in (("num_experts", choices), ("top_k", top_k)):
+        given = getattr(router, name, here)
+        require(given == here, f"router.{name}", given, f"this layer's, {here}")
+
+
+def _check_causal(**parts: tuple[Any, ...]) -> None:
+    """Refuse those whose evaluation reads later tokens; each says so by its ``causal``."""
+    for name, given in parts.items():
+        for part in given:
+            right = "one whose evaluation reads no later token (see its `causal`), or causal=False"
+            require(getattr(part, "causal", "always") != "never", name, type(part).__name__, right)
+
+
+def _flat(name: str, value: Tensor | None, x: Tensor) -> Tensor | None:
+    """value (...) -> (tokens,)."""
+    if value is None:
+        return None
+    require(
+        value.shape == x.shape[:-1], f"{name}.shape", tuple(value.shape), f"{tuple(x.shape[:-1])}, as x without dim"
+    )
+    return value.reshape(-1)

@@ -44,13 +44,13 @@ class RotaryEmbedding(nn.Module):
         return self.rotate(q, positions), self.rotate(k, positions)
 
     def rotate(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        """x (batch, heads, length, head_dim) -> rotated, in x's dtype."""
+        """x (batch, heads, length, head_dim) -> rotated, in x's dtype; positions (length,) or (batch, 1, length)."""
         cos, sin = self._cos_sin(x, positions)
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
     def _cos_sin(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(length, head_dim / 2) each; the table for default positions is kept for the next call."""
+        """(..., length, head_dim / 2) each; the table for default positions is kept for the next call."""
         length, dtype = x.shape[2], torch.promote_types(x.dtype, torch.float32)
         key = (length, dtype, x.device)
         if positions is None and self._table is not None and self._table[0] == key:
@@ -59,7 +59,7 @@ class RotaryEmbedding(nn.Module):
         with torch.inference_mode(False), torch.no_grad():
             at = torch.arange(length, device=x.device) if positions is None else positions
             inv_freq, factor = self.frequencies(length, x.device)
-            angles = at.to(torch.float32)[:, None] * inv_freq
+            angles = at.to(torch.float32)[..., None] * inv_freq
             cos, sin = (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
         if positions is None:
             self._table = (key, cos, sin)

@@ -119,27 +119,37 @@ class SelfAttention(nn.Module):
         if self.sink_logits is not None:
             nn.init.zeros_(self.sink_logits)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
+    def forward(
+        self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0, positions: Tensor | None = None
+    ) -> Tensor:
         """x (batch, length, dim) -> (batch, length, dim).
 
         With a ``cache``, x is the next ``length`` tokens: they see those already in it, and are added
-        to it under ``layer``.
+        to it under ``layer``. ``positions`` int64 (batch, length) are what the rotary embedding turns by, where
+        they are not the next ones; the pattern knows nothing of them.
 
         Raises:
-            ValueError: if the cache has forgotten a position that the pattern sees.
+            ValueError: if the cache has forgotten a position that the pattern sees, or ``positions`` are given to a
+                layer with projections of their own for global tokens.
         """
-        q, k, v = self._project(x, 0 if cache is None else cache.length(layer))
+        if positions is not None:
+            own = isinstance(self.core, WithGlobalRows)
+            require(not own, "positions", tuple(positions.shape), "None with global_projections")
+            positions = rearrange(positions, "b n -> b 1 n")  # the same for every head
+        elif cache is not None and cache.length(layer):
+            start = cache.length(layer)
+            positions = torch.arange(start, start + x.shape[1], device=x.device)
+        q, k, v = self._project(x, positions)
         segments = (Segment(k, v, 0),) if cache is None else cache.append(layer, k, v)
         out = self.core(x, q, segments, self.attend, **self._scoring())
         return F.linear(rearrange(out, "b h n d -> b n (h d)"), self.o_proj)
 
-    def _project(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
-        """x (batch, length, dim) from position ``start`` on -> q (batch, heads, length, head_dim), k, v (key_heads)."""
+    def _project(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x (batch, length, dim) at ``positions`` -> q (batch, heads, length, head_dim), k, v (key_heads)."""
         qkv = rearrange(F.linear(x, self.qkv_proj), "b n (h d) -> b h n d", d=self.head_dim)
         sizes = [self.heads, self.key_heads, self.key_heads]
         q, k, v = qkv.split(sizes, dim=1)
         if self.rope is not None or self.q_norm is not None:
-            positions = torch.arange(start, start + x.shape[1], device=x.device) if start else None
             # One tensor again: a view of v alone would keep the unrotated queries and keys alive with it.
             qkv = torch.cat([self._finish(q, positions, True), self._finish(k, positions, False), v], dim=1)
             q, k, v = qkv.split(sizes, dim=1)

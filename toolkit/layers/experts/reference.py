@@ -1,4 +1,4 @@
-"""SwiGLU experts as a plain loop over experts, with autograd: the oracle."""
+"""Experts as a plain loop, with autograd: the oracle."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from toolkit.layers.experts.activations import Activation
+from toolkit.layers.experts.weights import Weights
 from toolkit.routing import Assignment
 
 
-def reference_experts(x: Tensor, assignment: Assignment, gate_up_proj: Tensor, down_proj: Tensor) -> Tensor:
-    """y_t = sum over t's experts e of weight * down_e (silu(gate_e x_t) * up_e x_t).
+def reference_experts(x: Tensor, assignment: Assignment, weights: Weights, activation: Activation) -> Tensor:
+    """y_t = sum over t's experts e of weight * (second_e activation(first_e x_t + first_bias_e) + second_bias_e).
 
-    Shapes: x (tokens, dim); gate_up_proj (experts, 2 * hidden_dim, dim), the gate's rows first;
-    down_proj (experts, dim, hidden_dim) -> (tokens, dim).
+    Shapes: x (tokens, dim) -> (tokens, dim).
     """
     out = torch.zeros_like(x)
-    for expert, (gate_up, down) in enumerate(zip(gate_up_proj, down_proj, strict=True)):
+    first_bias, second_bias = weights.first_bias, weights.second_bias
+    for expert, (first, second) in enumerate(zip(weights.first, weights.second, strict=True)):
         chosen = assignment.expert == expert
         token, weight = assignment.token[chosen], assignment.weight[chosen]
-        gate, up = F.linear(x[token], gate_up).chunk(2, dim=-1)
-        y = F.linear(F.silu(gate) * up, down)
+        hidden = F.linear(x[token], first, None if first_bias is None else first_bias[expert])
+        y = F.linear(activation(hidden), second, None if second_bias is None else second_bias[expert])
         out = out.index_add(0, token, y * weight[:, None].to(y.dtype))
     return out

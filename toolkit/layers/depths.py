@@ -1,0 +1,191 @@
+"""Mixture-of-depths: a decoder layer that only some tokens of a sequence go through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.attention import Causal, KeyValueCache, Pattern
+from toolkit.checks import require
+from toolkit.layers.attending import Sparsity
+from toolkit.layers.block import Block
+from toolkit.layers.depth_router import DepthChoice, DepthRouter
+from toolkit.layers.together import leave_together
+from toolkit.work import Work
+
+CHECKED = 1024
+"""Positions over which a pattern is held to be causal."""
+
+
+@dataclass(frozen=True)
+class DepthStats:
+    """What one forward of a :class:`MixtureOfDepths` chose, as shares of its tokens.
+
+    Attributes:
+        selected: tokens that went through the layer: ``capacity`` in training, what the predictor named in evaluation.
+        predicted: tokens that the predictor names.
+        accuracy: tokens of which the predictor says what training's rule, the top C of the sequence, says. Of a step
+            of decoding, whose sequence is one token long, it says nothing.
+    """
+
+    selected: float
+    predicted: float
+    accuracy: float
+
+
+class MixtureOfDepths(nn.Module):
+    """A decoder layer that the chosen tokens of a sequence go through, while the others pass it by unchanged.
+
+    With f the update that ``block`` makes, block(x) = x + f(x), and X the chosen tokens (equation 1 of the paper):
+
+        x_t' = x_t + r_t f(X)_t   if t is chosen,   x_t' = x_t   if not.
+
+    :class:`toolkit.layers.depth_router.DepthRouter` says how r is computed and tokens are chosen: in training by
+    looking at the whole sequence, in evaluation by a predictor that is causal. Chosen tokens attend to chosen tokens
+    only. They keep their positions in the rotary embedding; otherwise the block takes them as its sequence, so that
+    "the 8 newest keys" of a window, or the size of a cache, are counts of chosen tokens.
+
+    It is called as ``Block`` is. Over a cache only chosen tokens enter this layer's part of it; as rows would then
+    hold different numbers of keys, that takes one sequence at a time. In evaluation without a cache rows may differ:
+    they are padded on the right, where a causal pattern sees nothing, and a MoE is told what is padding.
+
+    Args:
+        block: the layer; its pattern must be causal and hold no tensor (the tensor's positions would be those of all
+            tokens).
+        dim: width of a token.
+        capacity, predictor_dim, coefficient: see ``DepthRouter``.
+
+    Raises:
+        ValueError: if the pattern is not causal or holds a tensor, or as ``DepthRouter`` does.
+
+    Source: Raposo et al. 2024 (arXiv 2404.02258), who wrap every other layer.
+
+    >>> from toolkit.layers import SelfAttention, SwiGLU
+    >>> layer = MixtureOfDepths(Block(16, SelfAttention(16, 2), SwiGLU(16, 32)), 16, capacity=0.25)
+    >>> x = torch.randn(3, 8, 16)
+    >>> int((layer(x) != x).any(-1).sum())
+    6
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        dim: int,
+        capacity: float = 0.125,
+        predictor_dim: int | None = None,
+        coefficient: float = 0.01,
+    ) -> None:
+        super().__init__()
+        _require_causal(block.attention.pattern)
+        self.block = block
+        self.router = DepthRouter(dim, capacity, predictor_dim, coefficient)
+        self._choice: DepthChoice | None = None
+
+    def forward(
+        self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0, *, token_ids: Tensor | None = None
+    ) -> Tensor:
+        """x (batch, length, dim) -> (batch, length, dim); ``token_ids`` int64 (batch, length) as in ``Block``.
+
+        Raises:
+            ValueError: with a ``cache`` in training mode, whose rule needs the whole sequence, or for a batch.
+        """
+        start = 0 if cache is None else self._advance(x, cache, layer)
+        choice = self.router(x)
+        y = self._through(x, choice, start, cache, layer, token_ids) if choice.index.shape[1] else x
+        y, losses = leave_together(y, choice.losses)
+        self._choice = replace(choice, losses=losses)
+        return y
+
+    def _through(
+        self,
+        x: Tensor,
+        choice: DepthChoice,
+        start: int,
+        cache: KeyValueCache | None,
+        layer: int,
+        token_ids: Tensor | None,
+    ) -> Tensor:
+        """x (batch, length, dim), the chosen of which go through the block."""
+        index = choice.index[..., None].expand(-1, -1, x.shape[2])
+        chosen = x.gather(1, index)
+        ids = None if token_ids is None else token_ids.gather(1, choice.index)
+        out = self.block(chosen, cache, layer, start + choice.index, choice.valid, ids)
+        weight = choice.weight.gather(1, choice.index)[..., None]
+        moved = torch.lerp(chosen, out, weight.to(out.dtype))  # x + r (block(x) - x), exactly the block's where r is 1
+        if choice.valid is not None:
+            moved = torch.where(choice.valid[..., None], moved, chosen)
+        return x.scatter(1, index, moved)
+
+    def _advance(self, x: Tensor, cache: KeyValueCache, layer: int) -> int:
+        """Note in the cache that x's tokens have come, whether or not they are chosen; the position of the first."""
+        require(
+            not self.training, "cache", cache, "None in training mode, which chooses among a whole sequence: .eval()"
+        )
+        require(
+            len(x) == 1, "x.shape[0]", len(x), "1 with a cache: sequences of a batch hold different numbers of keys"
+        )
+        clock = ~layer  # a layer of the cache that no block has, with keys of no width
+        start = cache.length(clock)
+        cache.append(clock, *(x.new_empty(1, 1, x.shape[1], 0) for _ in range(2)))
+        return start
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the last forward, whose graph can be neither copied nor pickled."""
+        return {**self.__dict__, "_choice": None}
+
+    @property
+    def attention(self) -> nn.Module:
+        """The block's."""
+        return self.block.attention
+
+    @property
+    def feed_forward(self) -> nn.Module:
+        """The block's."""
+        return self.block.feed_forward
+
+    @property
+    def choice(self) -> DepthChoice:
+        """What the last forward chose.
+
+        Raises:
+            ValueError: if there has been no forward.
+        """
+        if self._choice is None:
+            raise ValueError("choice: this layer has not run yet; call it on some input first")
+        return self._choice
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """The predictor's loss of the last training forward, already times its coefficient; the block's are its own."""
+        return {} if self._choice is None else self._choice.losses
+
+    @property
+    @torch.no_grad()
+    def stats(self) -> DepthStats:
+        """Shares of the last forward's tokens. Waits for the device.
+
+        Raises:
+            ValueError: if there has been no forward.
+        """
+        choice = self.choice
+        predicted = choice.prediction > 0
+        best = torch.zeros_like(predicted).scatter(1, self.router.best(choice.weight), True)
+        shares = torch.stack([table.double().mean() for table in (choice.selected, predicted, predicted == best)])
+        return DepthStats(*shares.tolist())
+
+    def work(self, seq_len: int) -> list[Work]:
+        """The router and predictor over all tokens, the block over the C that training chooses."""
+        return [*self.router.work(seq_len), *self.block.work(self.router.count(seq_len))]
+
+
+def _require_causal(pattern: Sparsity) -> None:
+    if not isinstance(pattern, Pattern):
+        return  # those that choose keys by content look back only
+    right = "a pattern without tensors: their positions would be those of all tokens"
+    require(pattern.device is None, "block.attention.pattern", pattern, right)
+    with torch.device("cpu"):  # areas are numbers, also where the model is built on the meta device
+        seen, behind = (each.area(CHECKED, CHECKED) for each in (pattern, pattern & Causal()))
+    require(seen == behind, "block.attention.pattern", pattern, f"causal, such as Causal() & {pattern}")
