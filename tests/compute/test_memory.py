@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from toolkit.attention import KeyValueCache
 from toolkit.attention.cache import Segment
 from toolkit.compute import cost, memory
+from toolkit.layers.experts import ACTIVATIONS
 from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.training import TrainingConfig, build_optimizer, training_loss
 
@@ -59,6 +60,29 @@ def test_activations_are_what_autograd_saves(config: DecoderConfig, precision: s
     assert planned_short == pytest.approx(short, rel=0.15)
     assert planned_long == pytest.approx(long, rel=0.15)
     assert planned_long - planned_short == pytest.approx(long - short, rel=0.15)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_so_they_are_for_every_activation_and_when_pre_activations_are_computed_again(
+    activation: str, recompute: bool
+) -> None:
+    attention = AttentionConfig(heads=2)
+    moe = MoEConfig(64, 4, 2, shared_experts=1, activation=activation, recompute=recompute)
+    dense = FeedForwardConfig(128, activation)
+    config = decoder_config(BlockConfig(attention, moe), BlockConfig(attention, dense))
+    assert memory(config, BATCH, 64).activations == pytest.approx(
+        saved_bytes(Decoder(config), 64, "32-true")[0], rel=0.1
+    )
+
+
+@pytest.mark.parametrize("capacity", [0.25, 0.75])
+def test_a_layer_that_some_tokens_go_through_keeps_their_share(capacity: float) -> None:
+    attention = AttentionConfig(heads=2)
+    config = decoder_config(*[BlockConfig(attention, FeedForwardConfig(128), capacity)] * 2)
+    assert memory(config, BATCH, 64).activations == pytest.approx(
+        saved_bytes(Decoder(config), 64, "32-true")[0], rel=0.1
+    )
 
 
 @pytest.mark.parametrize("wide", ["vocab", "hidden", "expert_hidden", "heads", "experts"])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from toolkit.attention import Causal, SlidingWindow
-from toolkit.layers import Block, MoE, SwiGLU
+from toolkit.layers import Block, FeedForward, MoE
 from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.models.build import build_attention, build_block, build_feed_forward
 from toolkit.routing import TopKRouter
@@ -38,7 +38,7 @@ def test_attention_left_to_its_defaults() -> None:
 
 def test_a_dense_and_a_sparse_feed_forward_are_built_as_they_are_set() -> None:
     dense = build_feed_forward(FeedForwardConfig(hidden_dim=12), dim=8)
-    assert isinstance(dense, SwiGLU)
+    assert isinstance(dense, FeedForward)
     assert dense.down_proj.shape == (8, 12)
     moe = build_feed_forward(MoEConfig(hidden_dim=12, num_experts=5, top_k=2, shared_experts=3), dim=8)
     assert isinstance(moe, MoE)

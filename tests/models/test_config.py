@@ -44,8 +44,8 @@ def test_a_setting_that_does_not_exist_is_not_dropped() -> None:
     values = DecoderConfig(50, 16, (DENSE,)).to_dict()
     with pytest.raises(ValueError, match="dropout"):
         DecoderConfig.from_dict({**values, "dropout": 0.1})
-    values["blocks"][0]["feed_forward"]["activation"] = "gelu"
-    with pytest.raises(ValueError, match="activation"):
+    values["blocks"][0]["feed_forward"]["dropout"] = 0.1
+    with pytest.raises(ValueError, match="dropout"):
         DecoderConfig.from_dict(values)
 
 

@@ -129,5 +129,6 @@ def _active(parameters: Counter[str], decoder: Decoder) -> dict[str, int]:
 
 
 def _idle(moe: MoE) -> int:
-    """Parameters of the experts that a token does not use."""
-    return sum((len(weight) - moe.top_k) * weight[0].numel() for weight in moe.experts.parameters())
+    """Parameters of the experts that a token does not use, where it uses a fraction on average."""
+    idle = moe.num_experts - min(moe.experts_per_token, moe.num_experts)
+    return round(sum(idle * weight[0].numel() for weight in moe.experts.parameters()))

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 from toolkit.checks import require_choice, require_positive
 from toolkit.compute.cost import cost
+from toolkit.layers import Activation
 from toolkit.models import BlockConfig, DecoderConfig, MoEConfig
 
 PRECISIONS = ("32-true", "bf16-mixed")
+
+KEPT = {"swiglu": 4, "clamped_swiglu": 7, "gelu": 2, "relu2": 2}
+"""Tensors of hidden_dim that autograd keeps of a dense feed-forward, its pre-activations included."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +58,29 @@ def memory(config: DecoderConfig, batch_size: int, seq_len: int, precision: str 
     low = 2 if precision == "bf16-mixed" else 4
     tokens = batch_size * seq_len
     count = cost(config, seq_len).total_parameters
-    per_token = sum(_block_bytes(block, config.dim, low) for block in config.blocks)
+    per_token = sum(_layer_bytes(block, config.dim, low) for block in config.blocks)
     per_token += _norm_bytes(config.dim, low) + 4 * config.vocab_size  # log-probabilities of the loss, fp32
     return Memory(
         parameters=count * (4 if low == 4 else 6),
         gradients=4 * count,
         optimizer=8 * count,
-        activations=tokens * per_token,
-        kv_cache=tokens * low * sum(_kv_width(block, config.dim) for block in config.blocks),
+        activations=round(tokens * per_token),
+        kv_cache=round(tokens * low * sum(_share(block) * _kv_width(block, config.dim) for block in config.blocks)),
     )
+
+
+def _layer_bytes(block: BlockConfig, dim: int, low: int) -> float:
+    """Bytes a token that one layer keeps; of a layer that only some tokens go through, also their way in and out."""
+    if block.depth_capacity is None:
+        return _block_bytes(block, dim, low)
+    width = max(8, dim // 8)  # inside the predictor: pre-activation and activation, in fp32
+    chosen = _block_bytes(block, dim, low) + 3 * 4 * dim + 8 * dim  # before, after, their difference; int64 indices
+    return block.depth_capacity * chosen + 4 * (2 * width + 3)
+
+
+def _share(block: BlockConfig) -> float:
+    """Of a sequence's tokens, those that the layer computes."""
+    return 1.0 if block.depth_capacity is None else block.depth_capacity
 
 
 def _block_bytes(block: BlockConfig, dim: int, low: int) -> int:
@@ -80,11 +98,12 @@ def _block_bytes(block: BlockConfig, dim: int, low: int) -> int:
 def _feed_forward_bytes(block: BlockConfig, low: int) -> int:
     feed_forward = block.feed_forward
     if not isinstance(feed_forward, MoEConfig):
-        return low * 4 * feed_forward.hidden_dim  # gate and up, silu(gate), its product with up
-    routed = low * 2 * feed_forward.top_k * feed_forward.hidden_dim  # pre-activations only
-    shared = low * 4 * feed_forward.shared_experts * feed_forward.hidden_dim
+        return low * KEPT[feed_forward.activation] * feed_forward.hidden_dim
+    width = Activation(feed_forward.activation).width(feed_forward.hidden_dim)
+    routed = 0 if feed_forward.recompute else low * width * feed_forward.top_k  # pre-activations only
+    shared = low * KEPT[feed_forward.activation] * feed_forward.shared_experts * feed_forward.hidden_dim
     # logits and probabilities in fp32; token, expert and order in int64.
-    router = 4 * 2 * feed_forward.num_experts + 8 * 3 * feed_forward.top_k
+    router = 4 * 2 * feed_forward.choices + 8 * 3 * feed_forward.top_k
     return routed + shared + router
 
 

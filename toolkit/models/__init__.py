@@ -1,7 +1,8 @@
-"""The decoder assembled from a config."""
+"""The decoder assembled from a config, and made sparse from a dense one."""
 
 from toolkit.models.config import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.models.decoder import Decoder, DecoderOutput
+from toolkit.models.upcycle import upcycle
 
 __all__ = [
     "AttentionConfig",
@@ -11,4 +12,5 @@ __all__ = [
     "DecoderOutput",
     "FeedForwardConfig",
     "MoEConfig",
+    "upcycle",
 ]

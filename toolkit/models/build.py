@@ -5,14 +5,27 @@ from __future__ import annotations
 from torch import nn
 
 from toolkit.attention.selection import parse_sparsity
-from toolkit.layers import Block, MoE, RotaryEmbedding, SelfAttention, SwiGLU
+from toolkit.layers import (
+    Block,
+    FeedForward,
+    MixtureOfDepths,
+    MoE,
+    RotaryEmbedding,
+    SelfAttention,
+    ZeroComputationExperts,
+)
 from toolkit.models.config import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
-from toolkit.routing import LoadBalancingLoss, RouterZLoss, TopKRouter
+from toolkit.routing import build_router, parse_adjustment
 
 
-def build_block(config: BlockConfig, dim: int, norm_eps: float) -> Block:
-    """The layer that ``config`` describes, for tokens of width ``dim``."""
-    return Block(dim, build_attention(config.attention, dim), build_feed_forward(config.feed_forward, dim), norm_eps)
+def build_block(
+    config: BlockConfig, dim: int, norm_eps: float, vocab_size: int | None = None
+) -> Block | MixtureOfDepths:
+    """The layer that ``config`` describes, for tokens of width ``dim``; a router that hashes needs ``vocab_size``."""
+    attention = build_attention(config.attention, dim)
+    feed_forward = build_feed_forward(config.feed_forward, dim, vocab_size)
+    block = Block(dim, attention, feed_forward, norm_eps)
+    return block if config.depth_capacity is None else MixtureOfDepths(block, dim, config.depth_capacity)
 
 
 def build_attention(config: AttentionConfig, dim: int) -> SelfAttention:
@@ -34,17 +47,41 @@ def build_attention(config: AttentionConfig, dim: int) -> SelfAttention:
     )
 
 
-def build_feed_forward(config: FeedForwardConfig | MoEConfig, dim: int) -> nn.Module:
-    """A dense SwiGLU, or a MoE with a top-k router and the losses whose coefficients are not 0."""
+def build_feed_forward(config: FeedForwardConfig | MoEConfig, dim: int, vocab_size: int | None = None) -> nn.Module:
+    """A dense feed-forward, or a MoE with the router that its config writes."""
     if isinstance(config, FeedForwardConfig):
-        return SwiGLU(dim, config.hidden_dim)
-    losses = [
-        loss(coefficient)
-        for loss, coefficient in ((LoadBalancingLoss, config.balance), (RouterZLoss, config.z_loss))
-        if coefficient
-    ]
-    router = TopKRouter(dim, config.num_experts, config.top_k, losses=losses)
-    return MoE(dim, config.hidden_dim, config.num_experts, config.top_k, config.shared_experts, router)
+        return FeedForward(dim, config.hidden_dim, config.activation, config.bias)
+    router = build_router(
+        config.router or _default_router(config),
+        dim=dim,
+        num_experts=config.choices,
+        top_k=config.top_k,
+        vocab_size=vocab_size,
+    )
+    free = config.identity_experts, config.zero_experts, config.constant_experts
+    return MoE(
+        dim,
+        config.hidden_dim,
+        config.num_experts,
+        config.top_k,
+        config.shared_experts,
+        router,
+        activation=config.activation,
+        bias=config.bias,
+        recompute=config.recompute,
+        shared_gate=config.shared_gate,
+        zero_experts=ZeroComputationExperts(dim, *free) if any(free) else None,
+        capacity_factor=config.capacity_factor,
+        drop_policy=config.drop_policy,
+        adjust=tuple(parse_adjustment(text) for text in config.adjust),
+        causal=config.causal,
+    )
+
+
+def _default_router(config: MoEConfig) -> str:
+    """Top-k with the losses whose coefficients are not 0, as text."""
+    losses = {"LoadBalancingLoss": config.balance, "RouterZLoss": config.z_loss}
+    return f"TopKRouter(losses=[{', '.join(f'{name}({value!r})' for name, value in losses.items() if value)}])"
 
 
 def initialise(model: nn.Module, config: DecoderConfig) -> None:

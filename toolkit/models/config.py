@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from toolkit.attention.selection import NativeSparse, parse_sparsity
-from toolkit.checks import require, require_positive
+from toolkit.checks import require, require_choice, require_positive
+from toolkit.layers.experts import ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,24 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class FeedForwardConfig:
-    """A dense SwiGLU of width ``hidden_dim``."""
+    """Settings of one layer's dense :class:`toolkit.layers.FeedForward`.
+
+    Attributes:
+        hidden_dim: width inside.
+        activation: ``"swiglu"``, ``"clamped_swiglu"``, ``"gelu"`` or ``"relu2"``.
+        bias: biases in both projections.
+
+    Raises:
+        ValueError: if ``hidden_dim`` is not positive or the activation unknown.
+    """
 
     hidden_dim: int
+    activation: str = "swiglu"
+    bias: bool = False
 
     def __post_init__(self) -> None:
         require_positive(hidden_dim=self.hidden_dim)
+        require_choice("activation", self.activation, ACTIVATIONS)
 
 
 @dataclass(frozen=True)
@@ -77,11 +90,20 @@ class MoEConfig:
         num_experts: routed experts.
         top_k: routed experts per token.
         shared_experts: experts that every token uses besides.
-        balance: coefficient of the load-balancing loss; 0 for none.
-        z_loss: coefficient of the router z-loss; 0 for none.
+        balance: coefficient of the load-balancing loss of the default router; 0 for none.
+        z_loss: coefficient of the router z-loss of the default router; 0 for none.
+        router: the router as text, ``"TopKRouter(score='sigmoid', balancer=BiasBalancer())"``; see
+            :func:`toolkit.routing.build_router`. None: a top-k router with the two losses above.
+        capacity_factor, drop_policy: what an expert takes in training; None: dropless.
+        adjust: further adjustments as text, ``("TokenRounding(64)",)``.
+        identity_experts, zero_experts, constant_experts: experts without computation.
+        shared_gate: a gate on the shared experts.
+        activation, bias, recompute: of the experts.
+        causal: refuse a router whose evaluation reads later tokens.
 
     Raises:
-        ValueError: if a size is not positive, or ``top_k`` exceeds ``num_experts``.
+        ValueError: if a size is not positive, ``top_k`` exceeds the experts there are, a choice is unknown, or
+            ``balance`` or ``z_loss`` stands beside a ``router`` that names its losses itself.
     """
 
     hidden_dim: int
@@ -90,20 +112,58 @@ class MoEConfig:
     shared_experts: int = 0
     balance: float = 0.01
     z_loss: float = 0.001
+    router: str | None = None
+    capacity_factor: float | None = None
+    drop_policy: str = "probability"
+    adjust: tuple[str, ...] = ()
+    identity_experts: int = 0
+    zero_experts: int = 0
+    constant_experts: int = 0
+    shared_gate: bool = False
+    activation: str = "swiglu"
+    bias: bool = False
+    recompute: bool = False
+    causal: bool = True
 
     def __post_init__(self) -> None:
         require_positive(hidden_dim=self.hidden_dim, num_experts=self.num_experts, top_k=self.top_k)
-        require(self.top_k <= self.num_experts, "top_k", self.top_k, f"at most num_experts={self.num_experts}")
-        for name in ("shared_experts", "balance", "z_loss"):
+        names = ("shared_experts", "balance", "z_loss", "identity_experts", "zero_experts", "constant_experts")
+        for name in names:
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.top_k <= self.choices, "top_k", self.top_k, f"at most num_experts={self.choices}")
+        require_choice("activation", self.activation, ACTIVATIONS)
+        for name in ("balance", "z_loss"):
+            default = getattr(type(self), name)
+            fits = self.router is None or getattr(self, name) == default
+            require(fits, name, getattr(self, name), f"left at {default} where router= names its own losses")
+
+    @property
+    def choices(self) -> int:
+        """What a router chooses among: routed experts and those without computation."""
+        return self.num_experts + self.identity_experts + self.zero_experts + self.constant_experts
 
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """One layer: its attention, and a dense or a sparse feed-forward."""
+    """One layer: its attention, and a dense or a sparse feed-forward.
+
+    Attributes:
+        attention: which tokens see which.
+        feed_forward: what each token goes through.
+        depth_capacity: share of a sequence's tokens that the layer computes in training
+            (:class:`toolkit.layers.MixtureOfDepths`); None for a layer that computes them all.
+
+    Raises:
+        ValueError: if ``depth_capacity`` is not above 0 and at most 1.
+    """
 
     attention: AttentionConfig
     feed_forward: FeedForwardConfig | MoEConfig
+    depth_capacity: float | None = None
+
+    def __post_init__(self) -> None:
+        capacity = self.depth_capacity
+        require(capacity is None or 0 < capacity <= 1, "depth_capacity", capacity, "above 0 and at most 1, or None")
 
 
 @dataclass(frozen=True)
@@ -142,7 +202,8 @@ class DecoderConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, for a run's folder."""
-        return {**asdict(self), "blocks": [asdict(block) for block in self.blocks]}
+        values: dict[str, Any] = _plain(asdict(self))
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DecoderConfig:
@@ -160,4 +221,14 @@ class DecoderConfig:
 def _block(values: dict[str, Any]) -> BlockConfig:
     feed_forward = values["feed_forward"]
     kind = MoEConfig if "num_experts" in feed_forward else FeedForwardConfig
-    return BlockConfig(AttentionConfig(**values["attention"]), kind(**feed_forward))
+    if "adjust" in feed_forward:
+        feed_forward = {**feed_forward, "adjust": tuple(feed_forward["adjust"])}
+    others = {name: value for name, value in values.items() if name not in ("attention", "feed_forward")}
+    return BlockConfig(AttentionConfig(**values["attention"]), kind(**feed_forward), **others)
+
+
+def _plain(value: Any) -> Any:
+    """The same with lists for tuples, as JSON gives it back."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -36,7 +36,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
-        self.blocks = nn.ModuleList(build_block(block, config.dim, config.norm_eps) for block in config.blocks)
+        layers = (build_block(block, config.dim, config.norm_eps, config.vocab_size) for block in config.blocks)
+        self.blocks = nn.ModuleList(layers)
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.head = None if config.tied_head else nn.Linear(config.dim, config.vocab_size, bias=False)
         initialise(self, config)
@@ -48,13 +49,13 @@ class Decoder(nn.Module):
         """
         x = self.embedding(input_ids)
         for layer, block in enumerate(self.blocks):
-            x = block(x, cache, layer)
+            x = block(x, cache, layer, token_ids=input_ids)
         weight = self.embedding.weight if self.head is None else self.head.weight
         return DecoderOutput(F.linear(self.norm(x), weight))
 
     def work(self, seq_len: int) -> list[Work]:
         """Every product of a forward over one sequence; looking up the embedding is none."""
-        layers = [part for block in self.blocks for part in _layer_work(block, seq_len)]
+        layers = [part for block in self.blocks for part in block.work(seq_len)]  # type: ignore[operator]
         return [*layers, Work.dense("head", seq_len * self.config.dim * self.config.vocab_size)]
 
     @torch.no_grad()
@@ -97,10 +98,6 @@ class Decoder(nn.Module):
             fresh = _sample(logits, temperature, top_k, generator)
             input_ids = torch.cat([input_ids, fresh], dim=1)
         return input_ids
-
-
-def _layer_work(block: nn.Module, seq_len: int) -> list[Work]:
-    return [*block.attention.work(seq_len), *block.feed_forward.work(seq_len)]  # type: ignore[operator, union-attr]
 
 
 def _sample(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
