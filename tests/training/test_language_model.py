@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import lightning
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from training_cases import MODEL, training
 
 from toolkit.compute import cost
 from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig
+from toolkit.routing import Assignment, BiasBalancer, LoadBalancingLoss
 from toolkit.training import LanguageModel, learning_rate_factor, training_loss
 
 SMALL = DecoderConfig(vocab_size=11, dim=16, blocks=(BlockConfig(AttentionConfig(heads=2), FeedForwardConfig(24)),))
@@ -121,3 +126,53 @@ def test_clipping_by_value_is_refused_rather_than_replaced() -> None:
 
 def test_byte_lengths_are_no_part_of_the_weights() -> None:
     assert all(name.startswith("decoder.") for name in LanguageModel(SMALL, training()).state_dict())
+
+
+class Choices:
+    """What each MoE's router chose in training forwards, counted straight from its logits and bias."""
+
+    def __init__(self) -> None:
+        self.counts: list[torch.Tensor] = []
+
+    def __call__(self, router: torch.nn.Module, inputs: object, assignment: Assignment) -> None:
+        biased = assignment.logits.softmax(-1) + router.balancer.bias  # type: ignore[operator, union-attr]
+        chosen = biased.detach().topk(2, dim=-1).indices.flatten()
+        self.counts.append(torch.bincount(chosen, minlength=4))
+
+
+def test_biases_move_once_a_step_by_the_counts_of_all_its_micro_batches(tmp_path: Path) -> None:
+    module, choices, checkpointed = LanguageModel(MODEL, training()), Choices(), []
+    moe = module.decoder.blocks[0].feed_forward
+    moe.router.balancer = BiasBalancer(4, 0.01)
+    moe.router.register_forward_hook(choices)
+    (balance,) = [loss for loss in moe.router.losses if isinstance(loss, LoadBalancingLoss)]
+
+    class AtBatchEnd(lightning.Callback):
+        """Where a checkpoint would be written."""
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            checkpointed.append((trainer.global_step, moe.router.balancer.bias.tolist()))
+
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        accumulate_grad_batches=3,
+        callbacks=[AtBatchEnd()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    batches = DataLoader(list(torch.randint(256, (7, 4, 33))), batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(module, batches)  # steps of 3, 3 and 1 micro-batches
+    assert balance.micro_batches == 3
+    bias, step = torch.zeros(4), 0
+    for number, (global_step, found) in enumerate(checkpointed, start=1):
+        if number in (3, 6, 7):
+            counts = sum(choices.counts[3 * step : number])
+            bias, step = bias + 0.01 * (counts.double().mean() - counts).sign().float(), step + 1
+        assert global_step == step
+        assert found == pytest.approx(bias.tolist(), abs=1e-7)
+    assert bias.any()
+    assert balance._tally is not None
+    assert not balance._tally.any()  # the short last step's too

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+from torch.utils.data import DataLoader
 from training_cases import MODEL, WINDOWS, budget, corpus, training
 
 from toolkit.layers import MoE
 from toolkit.models import Decoder
-from toolkit.training import Fitted, LanguageModel, fit
+from toolkit.routing import BiasBalancer, Jitter
+from toolkit.training import Fitted, LanguageModel, RouterMonitor, fit
 from toolkit.training.router_monitor import moe_layers
 
 CONFIG = training(steps=12, log_every=4, evaluations=3)
@@ -78,9 +86,22 @@ def test_the_curves(watched: tuple[Path, Fitted, list[list[np.ndarray]]]) -> Non
         assert curve(f"router/{name}/token_entropy") == pytest.approx([entropy_of(p) for p in at], rel=1e-5)
         assert curve(f"router/{name}/max_violation") == pytest.approx(loads.max(axis=1) * EXPERTS - 1, rel=1e-5)
         assert curve(f"router/{name}/dropped_share") == [0.0] * len(STEPS)
+        assert curve(f"router/{name}/dead_experts") == [(load == 0).sum() for load in loads]
+        assert curve(f"router/{name}/min_load") == pytest.approx(loads.min(axis=1) * EXPERTS, rel=1e-5)
+        assert curve(f"router/{name}/load_variation") == pytest.approx(loads.std(axis=1) * EXPERTS, rel=1e-5)
+        importance = np.array([p.mean(axis=0) for p in at])
+        marginal = -(importance * np.log(importance)).sum(axis=1)
+        assert curve(f"router/{name}/marginal_entropy") == pytest.approx(marginal, rel=1e-5)
+        information = marginal - [entropy_of(p) for p in at]
+        assert curve(f"router/{name}/mutual_information") == pytest.approx(information, rel=1e-3)
+        kept = [np.sort(p, axis=1)[:, -TOP_K:].sum(axis=1).mean() for p in at]
+        assert curve(f"router/{name}/gate_mass") == pytest.approx(kept, rel=1e-5)
         for expert in range(EXPERTS):
             assert curve(f"router/{name}/load/expert{expert}") == pytest.approx(loads[:, expert], rel=1e-5)
-    assert not [tag for tag in board.Tags()["scalars"] if "layer1" in tag]
+            assert curve(f"router/{name}/importance/expert{expert}") == pytest.approx(importance[:, expert], rel=1e-5)
+    tags = board.Tags()["scalars"]
+    assert not [tag for tag in tags if "layer1" in tag or "bias_range" in tag]  # dense; and there is no balancer
+    assert {"router/layer0/logit_rms", "router/layer0/logit_max", "router/layer0/flip_rate"} <= set(tags)
 
 
 def test_the_heat_map_has_a_row_for_each_expert_and_a_column_for_each_record(
@@ -88,9 +109,12 @@ def test_the_heat_map_has_a_row_for_each_expert_and_a_column_for_each_record(
 ) -> None:
     board = EventAccumulator(str(watched[0]), size_guidance={"images": 0})
     board.Reload()
-    assert set(board.Tags()["images"]) == {"router/layer0/load_heat_map", "router/layer2/load_heat_map"}
+    kinds = ("load_heat_map", "co_selection")
+    assert set(board.Tags()["images"]) == {f"router/layer{layer}/{kind}" for layer in (0, 2) for kind in kinds}
     (image,) = board.Images("router/layer0/load_heat_map")
     assert (image.height, image.width) == (8 * EXPERTS, 4 * len(STEPS))
+    (image,) = board.Images("router/layer0/co_selection")
+    assert (image.height, image.width) == (8 * EXPERTS, 8 * EXPERTS)
 
 
 def test_the_run_s_figures_are_means_over_its_layers_at_the_last_record(
@@ -109,3 +133,137 @@ def test_layers_are_named_by_their_place() -> None:
     module = LanguageModel(MODEL, CONFIG)
     assert isinstance(module.decoder, Decoder)
     assert [name for name, _ in moe_layers(module)] == ["layer0", "layer2"]
+
+
+def test_the_violation_over_a_validation_pass_is_that_of_all_its_tokens(tmp_path: Path) -> None:
+    validated: dict[int, list[np.ndarray]] = {}
+
+    def watch(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(module, MoE) and not module.training:
+            validated.setdefault(id(module), []).append(module.assignment.probabilities.double().numpy())
+
+    config = training(steps=4, log_every=4, evaluations=2)
+    with torch.nn.modules.module.register_module_forward_hook(watch):
+        monitor = RouterMonitor(tmp_path, 4, probe=False)  # whose forwards are in eval mode too
+        module = LanguageModel(MODEL, config)
+        batches = torch.randint(256, (6, 4, 33))
+        _trainer(tmp_path, monitor).fit(module, _loader(batches[:3]), _loader(batches[3:]))
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    for name, layer in zip(("layer0", "layer2"), validated.values(), strict=True):
+        assert len(layer) == 1 + 3  # the first is Lightning's sanity check, which is not logged
+        (event,) = board.Scalars(f"router/{name}/max_violation_validation")
+        expected = load_of(np.concatenate(layer[1:])).max() * EXPERTS - 1
+        assert event.value == pytest.approx(expected, rel=1e-5)
+        assert monitor.validation[name].max_violation == pytest.approx(expected)
+
+
+def test_flip_rates_are_those_of_the_first_sequence_routed_again(tmp_path: Path) -> None:
+    module, batches = LanguageModel(MODEL, training(learning_rate=0.1)), torch.randint(256, (6, 4, 33))
+    chosen: list[list[set[int]]] = []
+
+    class Again(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            other = copy.deepcopy(module.decoder).eval()
+            other(batches[0][:1, :-1])
+            chosen.append([set(row) for row in other.blocks[2].feed_forward.assignment.indices.tolist()])
+
+    monitor = RouterMonitor(tmp_path, 1)
+    _trainer(tmp_path, monitor, Again()).fit(module, _loader(batches))
+    pairs = itertools.pairwise(chosen)
+    expected = [np.mean([len(b - a) / TOP_K for a, b in zip(*pair, strict=True)]) for pair in pairs]
+    assert monitor.flips["layer2"][1:] == pytest.approx(expected)
+    assert math.isnan(monitor.flips["layer2"][0])
+    assert max(expected) > 0
+    with np.load(tmp_path / "flip_rate.npz") as saved:
+        assert set(saved.files) == {"steps", "layer0", "layer2"}
+        assert saved["layer2"].tolist() == pytest.approx(monitor.flips["layer2"], nan_ok=True)
+        assert saved["steps"].tolist() == monitor.steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_monitor_and_its_probe_change_nothing_of_the_training(tmp_path: Path) -> None:
+    def trained(*callbacks: lightning.Callback) -> tuple[dict[str, Tensor], Tensor]:
+        torch.manual_seed(1)
+        module = _biased(LanguageModel(MODEL, training()))
+        module.decoder.blocks[0].feed_forward.router.noise = Jitter(0.3)  # draws at every training forward
+        _trainer(tmp_path, *callbacks).fit(module, _loader(torch.randint(256, (5, 4, 33))))
+        return module.state_dict(), torch.rand(3)
+
+    plain, after = trained()
+    watched, then = trained(RouterMonitor(tmp_path, 2))
+    assert torch.equal(after, then)
+    assert all(torch.equal(watched[name], value) for name, value in plain.items())
+    assert plain["decoder.blocks.0.feed_forward.router.balancer.bias"].any()
+
+
+def test_a_checkpoint_brings_back_all_that_was_recorded(tmp_path: Path) -> None:
+    monitor = RouterMonitor(tmp_path, 2)
+    module, batches = LanguageModel(MODEL, training(learning_rate=0.1)), torch.randint(256, (4, 4, 33))
+    _trainer(tmp_path, monitor).fit(module, _loader(batches))
+    torch.save(monitor.state_dict(), tmp_path / "state.pt")
+    other = RouterMonitor(tmp_path, 2)
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert other.steps == monitor.steps == [1, 2, 4]
+    assert other.loads == monitor.loads
+    assert other.flips["layer0"] == pytest.approx(monitor.flips["layer0"], nan_ok=True)
+    for name in ("layer0", "layer2"):
+        assert torch.equal(other.last[name].pack(), monitor.last[name].pack())
+        assert torch.equal(other.together[name], monitor.together[name])
+    layers = dict(moe_layers(module))
+    assert other.probe is not None
+    assert other.probe.flip_rates(module.decoder, layers) == {"layer0": 0.0, "layer2": 0.0}  # nothing moved since
+
+
+def test_a_balancer_s_range_is_drawn(tmp_path: Path) -> None:
+    module = _biased(LanguageModel(MODEL, training()), 0.5)
+    _trainer(tmp_path, RouterMonitor(tmp_path, 1)).fit(module, _loader(torch.randint(256, (1, 4, 33))))
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    bias = module.decoder.blocks[0].feed_forward.router.balancer.bias
+    (event,) = board.Scalars("router/layer0/bias_range")
+    assert event.value == float(bias.max() - bias.min()) > 0
+
+
+@pytest.mark.parametrize("every", [1, 1000])
+def test_logits_that_are_not_finite_stop_the_run_at_their_step(tmp_path: Path, every: int) -> None:
+    module = LanguageModel(MODEL, training())
+
+    class Break(lightning.Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.global_step == 2:
+                module.decoder.blocks[2].feed_forward.router.weight.data[1] = math.inf
+
+    with pytest.raises(ValueError, match=r"router logits of blocks\.2\.feed_forward at step 3=.* finite"):
+        _trainer(tmp_path, Break(), RouterMonitor(tmp_path, every)).fit(module, _loader(torch.randint(256, (5, 4, 33))))
+
+
+def test_a_step_of_several_micro_batches_is_recorded_once(tmp_path: Path) -> None:
+    monitor = RouterMonitor(tmp_path, 1)
+    trainer = _trainer(tmp_path, monitor, accumulate_grad_batches=3)
+    trainer.fit(LanguageModel(MODEL, training()), _loader(torch.randint(256, (6, 4, 33))))
+    assert monitor.steps == [1, 2]
+
+
+def _trainer(folder: Path, *callbacks: lightning.Callback, **settings: Any) -> lightning.Trainer:
+    return lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        callbacks=list(callbacks),
+        logger=TensorBoardLogger(folder, name="", version=""),
+        num_sanity_val_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+
+
+def _loader(batches: Tensor) -> DataLoader[Tensor]:
+    """batches (steps, batch, context + 1), one after the other."""
+    return DataLoader(list(batches), batch_size=None)  # type: ignore[arg-type]
+
+
+def _biased(module: LanguageModel, rate: float = 0.01) -> LanguageModel:
+    for _, moe in moe_layers(module):
+        moe.router.balancer = BiasBalancer(EXPERTS, rate)
+    return module

@@ -14,6 +14,7 @@ from torch import Tensor
 from toolkit.checks import require_choice
 from toolkit.compute import cost
 from toolkit.models import Decoder, DecoderConfig
+from toolkit.routing import LoadBalancingLoss, update_balancers
 from toolkit.training.config import TrainingConfig
 from toolkit.training.optimizer import build_optimizer
 from toolkit.training.schedule import learning_rate_factor
@@ -61,6 +62,21 @@ class LanguageModel(lightning.LightningModule):
         loss, self.last_loss = training_loss(self.decoder, windows)
         return loss
 
+    def on_train_epoch_start(self) -> None:
+        """Tell the losses that balance the global batch how many micro-batches it has."""
+        for loss in self._balancing():
+            loss.micro_batches = self.trainer.accumulate_grad_batches
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The optimizer's step, which Lightning asks for when all micro-batches are in; then the routers' biases move.
+
+        Here rather than at the batch's end, so that a checkpoint made there has the biases moved.
+        """
+        super().optimizer_step(*args, **kwargs)
+        update_balancers(self.decoder)
+        for loss in self._balancing():
+            loss.reset()
+
     def on_validation_epoch_start(self) -> None:
         """Forget the sums of the validation before."""
         self._sums = []
@@ -100,3 +116,6 @@ class LanguageModel(lightning.LightningModule):
         require_choice("gradient_clip_algorithm", gradient_clip_algorithm, (None, "norm"))
         if gradient_clip_val is not None:
             torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), gradient_clip_val)
+
+    def _balancing(self) -> list[LoadBalancingLoss]:
+        return [module for module in self.decoder.modules() if isinstance(module, LoadBalancingLoss)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,73 +11,166 @@ import numpy as np
 from torch import Tensor
 
 from toolkit.layers import MoE
-from toolkit.routing import RoutingStats
+from toolkit.routing import Assignment, RoutingStats, co_selection, require_finite_logits
+from toolkit.routing.processes import all_reduce
 from toolkit.training.board import board
+from toolkit.training.router_board import draw_load, draw_pairs, figures, write
+from toolkit.training.router_probe import RouterProbe
 
 
 class RouterMonitor(lightning.Callback):
-    """Logs, per MoE layer, load, token entropy, MaxVio and dropped share, and a heat map of the load.
+    """Logs how healthy each MoE layer's routing is, and refuses logits that are not finite.
 
-    Figures are of the global batch: every process's counts are added. The heat map (experts x time,
-    perfect balance grey, twice its share white) is drawn when training ends; ``load.npz`` in the run's
-    folder holds the numbers.
+    Curves ``router/<layer>/...``: load and importance by expert, token and marginal entropy and their difference
+    (mutual_information), MaxVio of the batch (max_violation) and of whole validation passes
+    (max_violation_validation), min_load, load_variation, dead_experts, dropped_share, gate_mass, logit_rms,
+    logit_max, bias_range where there is a balancer, and flip_rate: the share of one fixed sequence's choices that
+    changed since the record before. Heat maps when training ends: load over time, and which experts are chosen
+    together. The folder's ``load.npz`` holds the loads, ``flip_rate.npz`` the flip rates, by layer, with ``steps``.
+
+    Figures are of the global batch (every process's tokens are added), of the last micro-batch where gradients are
+    accumulated; the flip rate is of the first process's sequence. Soft routers are left out: every expert gets all
+    its slots.
+
+    Router logits that are infinite or NaN raise a ``ValueError`` that names the layer and the step: at every step
+    on a CPU, at every record on an accelerator, which between records is not waited for.
 
     Args:
         folder: the run's folder.
-        every: steps between two records.
+        every: steps between two records; the first step is recorded too.
+        probe: measure the flip rate, at the price of one sequence's forward a record. Of the training it changes
+            nothing, not even the random numbers.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
+    def __init__(self, folder: Path, every: int, *, probe: bool = True) -> None:
         self.folder, self.every = folder, every
         self.steps: list[int] = []
         self.loads: dict[str, list[list[float]]] = {}
+        self.flips: dict[str, list[float]] = {}
         self.last: dict[str, RoutingStats] = {}
+        self.together: dict[str, Tensor] = {}  # co-selection of the last record
+        self.validation: dict[str, RoutingStats] = {}  # of the last validation pass
+        self.probe = RouterProbe() if probe else None
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Tensor, batch_idx: int) -> None:
+        """Keep the first sequence for the flip rate."""
+        if self.probe is not None:
+            self.probe.take(batch)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Tensor, batch_idx: int
     ) -> None:
-        """Every so often, record how the step's tokens were routed."""
-        if trainer.global_step % self.every and trainer.global_step != 1:
-            return
-        self.last = {name: moe.stats.all_reduce() for name, moe in moe_layers(module)}
-        self.steps.append(trainer.global_step)
-        for name, stats in self.last.items():
-            self.loads.setdefault(name, []).append(stats.load.tolist())
-            if trainer.is_global_zero:
-                _log(trainer, name, stats)
+        """Check the logits; every so often, record how the step's tokens were routed."""
+        step = trainer.global_step
+        due = step == 1 or (step > 0 and step % self.every == 0)
+        due = due and self.steps[-1:] != [step]  # a step's first micro-batches end where the step before did
+        if due or batch.device.type == "cpu":
+            _require_finite(module, step)
+        if due:
+            self._record(trainer, module)
+
+    def on_validation_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Forget the pass before."""
+        self.validation = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: Any,
+        outputs: Any,
+        batch: Tensor,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add how the batch's tokens were routed."""
+        for name, moe in routed_layers(module).items():
+            stats = moe.stats
+            self.validation[name] = self.validation[name] + stats if name in self.validation else stats
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Log MaxVio over the whole pass (Wang et al. 2024's MaxVio_global)."""
+        self.validation = {name: stats.all_reduce().cpu() for name, stats in self.validation.items()}
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            for name, stats in self.validation.items():
+                write(board(trainer), name, {"max_violation_validation": stats.max_violation}, trainer.global_step)
 
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Draw the heat maps and save the loads."""
+        """Draw the heat maps and save the loads and flip rates."""
         if not (trainer.is_global_zero and self.loads):
             return
         loads = {name: np.array(rows) for name, rows in self.loads.items()}
-        arrays: dict[str, Any] = {"steps": np.array(self.steps), **loads}
-        np.savez(self.folder / "load.npz", **arrays)
+        _save(self.folder / "load.npz", self.steps, loads)
+        if self.flips:
+            _save(self.folder / "flip_rate.npz", self.steps, {name: np.array(row) for name, row in self.flips.items()})
         for name, load in loads.items():
-            image = np.clip(load.T * load.shape[1] / 2, 0, 1)  # (experts, records)
-            pixels = np.kron(image, np.ones((8, 4)))[None]
-            board(trainer).add_image(f"router/{name}/load_heat_map", pixels, trainer.global_step)
+            draw_load(board(trainer), name, load, trainer.global_step)
+        for name, together in self.together.items():
+            draw_pairs(board(trainer), name, together, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"steps": self.steps, "loads": self.loads, "last": {name: x.pack() for name, x in self.last.items()}}
+        return {
+            "steps": self.steps,
+            "loads": self.loads,
+            "last": {name: stats.pack() for name, stats in self.last.items()},
+            "flips": self.flips,
+            "together": self.together,
+            "probe": None if self.probe is None else self.probe.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From the checkpoint."""
         self.steps, self.loads = state_dict["steps"], state_dict["loads"]
         self.last = {name: RoutingStats.unpack(packed) for name, packed in state_dict["last"].items()}
+        self.flips, self.together = state_dict["flips"], state_dict["together"]
+        if self.probe is not None and state_dict["probe"] is not None:
+            self.probe.load_state_dict(state_dict["probe"])
+
+    def _record(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Take down how the step's tokens were routed."""
+        step, layers = trainer.global_step, routed_layers(module)
+        self.steps.append(step)
+        self.last = {name: moe.stats.all_reduce().cpu() for name, moe in layers.items()}
+        self.together = {name: all_reduce(_pairs(moe)).cpu() for name, moe in layers.items()}
+        with trainer.precision_plugin.forward_context():
+            flips = {} if self.probe is None else self.probe.flip_rates(module.decoder, layers)
+        for name, share in flips.items():
+            self.flips.setdefault(name, []).append(share)
+        for name, stats in self.last.items():
+            self.loads.setdefault(name, []).append(stats.load.tolist())
+            if trainer.is_global_zero:
+                changed = {"flip_rate": flips[name]} if name in flips else {}
+                write(board(trainer), name, figures(stats, layers[name]) | changed, step)
 
 
 def moe_layers(module: Any) -> list[tuple[str, MoE]]:
-    """Every MoE of a LanguageModel with a short name: ``layer0``, ``layer1``, ..."""
-    blocks = module.decoder.blocks
-    return [(f"layer{i}", block.feed_forward) for i, block in enumerate(blocks) if isinstance(block.feed_forward, MoE)]
+    """Every MoE of a LanguageModel with a short name: ``layer0``, ``layer1``, ..., or its path where it is nested."""
+    return [(_short(path), moe) for path, moe in _moe_paths(module)]
 
 
-def _log(trainer: lightning.Trainer, name: str, stats: RoutingStats) -> None:
-    writer, step = board(trainer), trainer.global_step
-    writer.add_scalar(f"router/{name}/token_entropy", stats.entropy, step)
-    writer.add_scalar(f"router/{name}/max_violation", stats.max_violation, step)
-    writer.add_scalar(f"router/{name}/dropped_share", stats.dropped, step)
-    for expert, share in enumerate(stats.load.tolist()):
-        writer.add_scalar(f"router/{name}/load/expert{expert}", share, step)
+def routed_layers(module: Any) -> dict[str, MoE]:
+    """Those of :func:`moe_layers` whose last forward sent tokens to experts: soft routers do not."""
+    return {name: moe for name, moe in moe_layers(module) if isinstance(moe.assignment, Assignment)}
+
+
+def _moe_paths(module: Any) -> list[tuple[str, MoE]]:
+    return [(path, layer) for path, layer in module.decoder.named_modules() if isinstance(layer, MoE)]
+
+
+def _short(path: str) -> str:
+    plain = re.fullmatch(r"blocks\.(\d+)\.feed_forward", path)
+    return f"layer{plain[1]}" if plain else path
+
+
+def _require_finite(module: Any, step: int) -> None:
+    for path, moe in _moe_paths(module):
+        require_finite_logits(moe.assignment.logits, path, step, getattr(moe.assignment, "valid", None))
+
+
+def _pairs(moe: MoE) -> Tensor:
+    assert isinstance(moe.assignment, Assignment)
+    return co_selection(moe.assignment)
+
+
+def _save(path: Path, steps: list[int], arrays: dict[str, Any]) -> None:
+    np.savez(path, **{"steps": np.array(steps), **arrays})

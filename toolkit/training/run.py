@@ -75,8 +75,8 @@ def fit(
     """Train ``model`` on ``corpus`` until ``budget`` FLOPs are spent, and write its run folder.
 
     The folder holds ``run.json`` (resolved settings and the corpus' hash), ``metrics.jsonl``,
-    TensorBoard events, ``load.npz`` of the routers and ``checkpoints/``. If it holds a checkpoint, the
-    run goes on from there and sees the batches it would have seen.
+    TensorBoard events, ``load.npz`` and ``flip_rate.npz`` of the routers and ``checkpoints/``. If it holds
+    a checkpoint, the run goes on from there and sees the batches it would have seen.
 
     Args:
         model: the decoder.

@@ -1,0 +1,69 @@
+"""How much routing moves between two records: one fixed sequence, routed again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.layers import MoE
+from toolkit.routing import Assignment
+from toolkit.routing.selection import flips, selection
+
+
+class RouterProbe:
+    """Routes the first sequence it was shown, in eval mode, and says what share of the choices is new.
+
+    Attributes:
+        tokens: int64 (1, context), the sequence; None before there is one.
+        chosen: what each layer chose the last time, bool (context, num_experts), on the host.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: Tensor | None = None
+        self.chosen: dict[str, Tensor] = {}
+
+    def take(self, windows: Tensor) -> None:
+        """Keep the first of windows (batch, context + 1), if none is kept yet."""
+        if self.tokens is None:
+            self.tokens = windows[:1, :-1].clone()
+
+    def flip_rates(self, decoder: nn.Module, layers: Mapping[str, MoE]) -> dict[str, float]:
+        """Share of each layer's choices that changed since the last call; nan the first time."""
+        if self.tokens is None:
+            return {}
+        before = self.chosen
+        with undisturbed(decoder, list(layers.values())):
+            decoder(self.tokens.to(next(decoder.parameters()).device))
+            routed = {name: moe.assignment for name, moe in layers.items()}
+        self.chosen = {name: selection(how).cpu() for name, how in routed.items() if isinstance(how, Assignment)}
+        return {name: flips(before[name], now) if name in before else torch.nan for name, now in self.chosen.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"tokens": None if self.tokens is None else self.tokens.cpu(), "chosen": self.chosen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.tokens, self.chosen = state_dict["tokens"], state_dict["chosen"]
+
+
+@contextmanager
+def undisturbed(model: nn.Module, layers: list[MoE]) -> Iterator[None]:
+    """Eval mode without gradients, after which nothing shows: modes, random numbers, the layers' last forward."""
+    modes = [(module, module.training) for module in model.modules()]
+    last = [(moe, moe._assignment) for moe in layers]
+    device = next(model.parameters()).device
+    kind = "cuda" if device.type == "cpu" else device.type
+    with torch.no_grad(), torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=kind):
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for moe, assignment in last:
+                moe._assignment = assignment
