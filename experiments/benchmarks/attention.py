@@ -15,19 +15,17 @@ scaling: the window at growing length. memory: peak of a fresh process over inpu
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from attention_peers import GPU_PEERS, HEAD_DIM, HEADS, PATTERNS, PEERS, WINDOW, Attend
 from torch import Tensor
 from torch.nn import functional as F
+from timing import in_turns, milliseconds, ratio, resident
 
 from toolkit.attention import Causal, Pattern, SlidingWindow, attention
 
@@ -64,33 +62,6 @@ def ours(pattern: Pattern, backend: str = "auto") -> Attend:
     return lambda q, k, v: attention(q, k, v, pattern, backend=backend)
 
 
-def in_turns(runs: list[Callable[[], Any]], rounds: int, device: str = "cpu") -> list[list[float]]:
-    """Seconds of each run in each round, after one round to warm up."""
-    times: list[list[float]] = [[] for _ in runs]
-    for turn in range(rounds + 1):
-        for run, taken in zip(runs, times, strict=True):
-            seconds = _seconds(run, device)
-            if turn:
-                taken.append(seconds)
-    return times
-
-
-def _seconds(run: Callable[[], Any], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def ratio(mine: list[float], theirs: list[float], share: float = 1.0) -> str:
-    """Median and quartiles of the paired ratios."""
-    low, middle, high = statistics.quantiles([x / (y * share) for x, y in zip(mine, theirs, strict=True)], n=4)
-    return f"{middle:6.2f} ({low:.2f} to {high:.2f})"
-
-
 def table_share(options: argparse.Namespace) -> None:
     """Window 512 against its share of torch's full causal attention."""
     pattern = Causal() & SlidingWindow(WINDOW)
@@ -100,7 +71,7 @@ def table_share(options: argparse.Namespace) -> None:
         tensors = Tensors.draw(options.length, dtype)
         runs = [tensors.both(attend) for attend in (ours(pattern), _causal_sdpa)]
         mine, full = in_turns(runs, options.rounds)
-        print(f"  {name}: {ratio(mine, full, share)}   {_ms(mine)} ms against {_ms(full)} ms")
+        print(f"  {name}: {ratio(mine, full, share)}   {milliseconds(mine)} ms against {milliseconds(full)} ms")
 
 
 def table_peers(options: argparse.Namespace) -> None:
@@ -117,7 +88,9 @@ def table_peers(options: argparse.Namespace) -> None:
                 print(f"  {name:22} {peer:16} not measured: {str(error).splitlines()[0][:90]}")
                 continue
             what = "forward" if forward_only else "forward + backward"
-            print(f"  {name:22} {peer:16} {ratio(mine, theirs)}   {_ms(mine)} / {_ms(theirs)} ms, {what}")
+            print(
+                f"  {name:22} {peer:16} {ratio(mine, theirs)}   {milliseconds(mine)} / {milliseconds(theirs)} ms, {what}"
+            )
 
 
 def table_scaling(options: argparse.Namespace) -> None:
@@ -127,7 +100,7 @@ def table_scaling(options: argparse.Namespace) -> None:
     times = in_turns(runs, options.rounds)
     print(f"\nscaling: window {WINDOW}, fp32, forward + backward, over the time at {lengths[0]} tokens")
     for length, taken in zip(lengths, times, strict=True):
-        print(f"  {length:6}: {_ms(taken)} ms {ratio(taken, times[0])}")
+        print(f"  {length:6}: {milliseconds(taken)} ms {ratio(taken, times[0])}")
 
 
 def table_memory(options: argparse.Namespace) -> None:
@@ -143,22 +116,13 @@ def probe_memory(dtype: torch.dtype) -> None:
     """Print how much the process grows in one forward and backward pass, inputs included."""
     attend = ours(Causal() & SlidingWindow(WINDOW))
     Tensors.draw(1_024, dtype).both(attend)()
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     tensors = Tensors.draw(65_536, dtype)
     gradients = tensors.both(attend)()
     needed = 8 * tensors.q.numel() * tensors.q.element_size()
-    grown = _resident("VmHWM") - before
+    grown = resident("VmHWM") - before
     assert all(x.isfinite().all() for x in gradients)
     print(f"{grown / needed:.2f} x ({grown / 2**20:.0f} MiB over {needed / 2**20:.0f} MiB)")
-
-
-def _resident(entry: str) -> int:
-    """Bytes of this process in memory: now (``VmRSS``) or at most so far (``VmHWM``). Linux only.
-
-    Not ``resource.getrusage``, whose peak a child inherits from the process that started it.
-    """
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(entry))
 
 
 def table_cuda(options: argparse.Namespace) -> None:
@@ -175,7 +139,9 @@ def table_cuda(options: argparse.Namespace) -> None:
                 except Exception as error:  # a peer may be absent, or refuse the case in its own way
                     print(f"  {name:22} {peer:12} {what:18} not measured: {str(error).splitlines()[0][:80]}")
                     continue
-                print(f"  {name:22} {peer:12} {what:18} {ratio(mine, theirs)}   {_ms(mine)} / {_ms(theirs)} ms")
+                print(
+                    f"  {name:22} {peer:12} {what:18} {ratio(mine, theirs)}   {milliseconds(mine)} / {milliseconds(theirs)} ms"
+                )
 
 
 def _causal_sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -183,10 +149,6 @@ def _causal_sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 TABLES = {"share": table_share, "peers": table_peers, "scaling": table_scaling, "memory": table_memory}
-
-
-def _ms(times: list[float]) -> str:
-    return f"{1e3 * statistics.median(times):.1f}"
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ def study(text: Path) -> Settings:
         "corpus.validation_share": "0.3",
         "cache": str(text.parent / "cache"),
         "training.context": "32",
+        "training.precision": "64-true",  # so that two processes, which add in another order, stay on the same experts
         "training.batch_size": "4",
         "training.log_every": "5",
         "training.evaluations": "2",
