@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -186,3 +187,22 @@ def test_a_head_s_matrix_is_work_whether_tied_or_not() -> None:
 def test_a_length_must_be_positive(seq_len: int) -> None:
     with pytest.raises(ValueError, match=f"seq_len={seq_len}: it must be positive"):
         cost(CONFIGS["dense"], seq_len)
+
+
+@pytest.mark.parametrize(
+    "router", [None, "TopKRouter(noise=NoisyTopK())", "TopKRouter(bias=True)", "HashRouter(top_k=2)", "SinkhornRouter()"]
+)
+def test_every_parameter_is_of_a_known_kind(router: str | None) -> None:
+    moe = MoEConfig(24, 4, 2, shared_experts=1, router=router, constant_experts=1, shared_gate=True, bias=True)
+    price = cost(decoder_config(BlockConfig(AttentionConfig(heads=2), moe, depth_capacity=0.5)), 8)
+    assert set(price.parameters) <= set(KINDS)
+    assert price.parameters["router"] > 0 or router == "HashRouter(top_k=2)"
+
+
+@pytest.mark.parametrize("moe", [FeedForwardConfig(64), MoEConfig(24, num_experts=4, top_k=2)])
+def test_a_layer_that_some_tokens_go_through_is_active_for_their_share(moe: FeedForwardConfig | MoEConfig) -> None:
+    block = BlockConfig(AttentionConfig(heads=2), moe)
+    full, some = (cost(decoder_config(one), 8) for one in (block, replace(block, depth_capacity=0.25)))
+    for kind in ("attention", "feed_forward", "experts"):
+        assert some.active_parameters.get(kind, 0) == full.active_parameters.get(kind, 0) / 4
+        assert some.parameters.get(kind, 0) == full.parameters.get(kind, 0)

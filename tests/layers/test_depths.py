@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.attention import Causal, Documents, Full, KeyValueCache, Pattern, RollingCache, SlidingWindow
-from toolkit.compute import cost, measure
 from toolkit.layers import Block, MixtureOfDepths, MoE, RotaryEmbedding, SelfAttention, SwiGLU, auxiliary_losses
-from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
+from toolkit.routing import HashRouter
 
 DIM = 8
 KINDS = ["dense", "moe"]
@@ -126,6 +125,18 @@ def test_padding_is_in_no_statistic_of_the_experts() -> None:
     assert isinstance(layer.feed_forward, MoE)
     assert layer.choice.valid is not None
     assert float(layer.feed_forward.stats.tokens) == int(layer.choice.selected.sum())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_router_that_hashes_tokens_gets_the_ids_of_the_chosen_ones(training: bool) -> None:
+    layer, x, ids = build().train(training), tokens(), torch.randint(50, (4, 13))
+    layer.block.feed_forward = MoE(DIM, 12, 4, 1, router=HashRouter(4, vocab_size=50, dim=DIM)).double()
+    y, selected = layer(x, token_ids=ids), layer.choice.selected
+    hidden = copy.deepcopy(layer.block)
+    hidden.attention.core.pattern = Causal() & Documents(selected.long() - 1)
+    update = hidden(x, token_ids=ids) - x
+    expected = x + (x @ layer.router.weight[0])[..., None] * update
+    torch.testing.assert_close(y[selected], expected[selected], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -269,22 +280,6 @@ def test_what_a_cache_cannot_do_is_refused() -> None:
         layer.eval()(tokens(2), KeyValueCache())
 
 
-def config(*capacities: float | None, pattern: str = "Causal()", moe: bool = False) -> DecoderConfig:
-    feed_forward = MoEConfig(24, 4, 2) if moe else FeedForwardConfig(40)
-    blocks = tuple(BlockConfig(AttentionConfig(heads=2, pattern=pattern), feed_forward, one) for one in capacities)
-    return DecoderConfig(50, 32, blocks)
-
-
-@pytest.mark.parametrize("moe", [False, True])
-@pytest.mark.parametrize("seq_len", [40, 33])
-@pytest.mark.parametrize("pattern", ["Causal()", "Causal() & SlidingWindow(3)"])
-def test_work_is_what_is_measured(seq_len: int, pattern: str, moe: bool) -> None:
-    priced = config(None, 0.125, 1.0, pattern=pattern, moe=moe)
-    measured, price = measure(Decoder(priced), seq_len, batch_size=2), cost(priced, seq_len)
-    assert price.forward_flops["exact"] == pytest.approx(measured.forward_flops, rel=1e-9)
-    assert price.training_flops["exact"] == pytest.approx(measured.training_flops, rel=1e-9)
-
-
 def test_work_by_hand() -> None:
     layer = MixtureOfDepths(build_block(), DIM, capacity=0.25, predictor_dim=3)
     products = dict.fromkeys(("router", "attention", "scores", "feed_forward"), 0)
@@ -296,40 +291,3 @@ def test_work_by_hand() -> None:
         "scores": 2 * (5 * 6 // 2) * DIM,
         "feed_forward": 5 * 3 * 12 * DIM,
     }
-
-
-def test_plain_data_and_back() -> None:
-    mixed = config(None, 0.125)
-    assert DecoderConfig.from_dict(mixed.to_dict()) == mixed
-    decoder = Decoder(mixed)
-    assert [type(block) for block in decoder.blocks] == [Block, MixtureOfDepths]
-    assert decoder.blocks[1].router.capacity == 0.125
-    for wrong in (0.0, -0.1, 1.1):
-        with pytest.raises(ValueError, match=rf"^depth_capacity={wrong}"):
-            config(wrong)
-
-
-@pytest.mark.parametrize("capacities", [(None, 0.4), (0.4, 0.4)])
-def test_a_decoder_generates_what_recomputation_gives(capacities: tuple[float | None, ...]) -> None:
-    decoder = Decoder(config(*capacities)).double().eval()
-    for block in decoder.blocks:
-        if isinstance(block, MixtureOfDepths):
-            nn.init.constant_(block.router.predictor_down_bias, 0.0)
-    prompt = torch.randint(50, (1, 6))
-    expected, some = prompt, []
-    for _ in range(10):
-        expected = torch.cat([expected, decoder(expected).logits[:, -1].argmax(-1, keepdim=True)], dim=1)
-        some.append(decoder.blocks[1].stats.selected)
-    assert torch.equal(decoder.generate(prompt, 10, temperature=0), expected)
-    assert 0 < min(some) < max(some) < 1
-    with pytest.raises(ValueError, match="1 with a cache"):
-        decoder.generate(prompt.expand(2, 6), 1)
-
-
-def test_a_step_of_training_moves_every_parameter() -> None:
-    decoder = Decoder(config(None, 0.25, moe=True))
-    loss = decoder(torch.randint(50, (2, 40))).logits.square().mean() + sum(auxiliary_losses(decoder).values())
-    loss.backward()
-    for name, parameter in decoder.named_parameters():
-        assert parameter.grad is not None, name
-        assert (parameter.grad != 0).any(), name

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from toolkit.checks import require_positive
-from toolkit.layers import MoE
+from toolkit.layers import MixtureOfDepths, MoE
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.work import BACKWARD, Work
 
@@ -26,7 +26,8 @@ class Cost:
     Attributes:
         seq_len: tokens in a sequence.
         parameters: how many of each kind (``KINDS``); a tied head counts once, as the embedding.
-        active_parameters: those that one token uses: of the routed experts, top_k.
+        active_parameters: those that one token uses on average: of the routed experts, top_k; of a layer that only
+            some tokens go through, their share.
         work: every product of a forward over one sequence.
     """
 
@@ -105,11 +106,11 @@ def cost(config: DecoderConfig, seq_len: int) -> Cost:
     return Cost(seq_len, dict(parameters), _active(parameters, decoder), tuple(decoder.work(seq_len)))
 
 
-def count_parameters(decoder: Decoder) -> Counter[str]:
+def count_parameters(model: nn.Module) -> Counter[str]:
     """Parameters of each kind; a shared matrix counts once."""
     counts: Counter[str] = Counter()
     seen: set[int] = set()
-    for name, module in decoder.named_modules():
+    for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
             if id(parameter) not in seen:
                 counts[_kind(name, module)] += parameter.numel()
@@ -124,8 +125,17 @@ def _kind(name: str, module: nn.Module) -> str:
 
 
 def _active(parameters: Counter[str], decoder: Decoder) -> dict[str, int]:
-    idle = sum(_idle(module) for module in decoder.modules() if isinstance(module, MoE))
-    return {kind: count - (idle if kind == "experts" else 0) for kind, count in parameters.items()}
+    """Of each kind, what one token uses on average: its experts, and the layers that it goes through."""
+    idle: Counter[str] = Counter()
+    for module in decoder.modules():
+        if isinstance(module, MoE):
+            idle["experts"] += _idle(module)
+        elif isinstance(module, MixtureOfDepths):
+            passed_by = 1 - module.router.capacity
+            layer = count_parameters(module.block)
+            layer["experts"] -= sum(_idle(moe) for moe in module.block.modules() if isinstance(moe, MoE))
+            idle.update({kind: round(passed_by * count) for kind, count in layer.items()})
+    return {kind: count - idle[kind] for kind, count in parameters.items()}
 
 
 def _idle(moe: MoE) -> int:

@@ -35,6 +35,7 @@ class Noise(nn.Module):
         zero_router: whether the router's weight starts at zero.
     """
 
+    kind = "router"  # what its parameters are counted as
     products: ClassVar[int] = 0
     zero_router: ClassVar[bool] = False
 
