@@ -37,7 +37,7 @@ STAGES = {
     "dispatch: sort": ("aten::sort", "aten::argsort", "aten::searchsorted"),
     "dispatch: gather": ("aten::index_select", "aten::gather"),
     "products": ("aten::mm", "aten::addmm", "aten::linear"),
-    "combine": ("aten::index_add_", "aten::index_copy_"),
+    "combine": ("aten::index_add_", "aten::scatter_add_", "aten::index_copy_"),
     "activations": ("aten::silu", "aten::silu_backward", "aten::mul", "aten::mul_", "aten::linalg_vecdot"),
     "router: softmax, losses": ("aten::_softmax", "aten::logsumexp", "aten::_softmax_backward_data"),
     "zeros and copies": ("aten::zero_", "aten::fill_", "aten::copy_"),

@@ -101,3 +101,27 @@ def test_projection_is_a_linear_map_in_at_least_fp32(bias: Tensor | None) -> Non
     assert half.dtype == torch.float32
     rounded = torch.einsum("td,ed->te", x.bfloat16().double(), weight.bfloat16().double()) + added
     torch.testing.assert_close(half.double(), rounded, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7, 8), (2, 3, 8), (0, 8)])
+def test_a_half_precision_token_is_multiplied_wide_and_kept_narrow(shape: tuple[int, ...]) -> None:
+    x, weight, bias = torch.randn(shape).bfloat16(), torch.randn(4, 8), torch.randn(4)
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    found = []
+    for widen in (False, True):
+        inputs = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            wide = inputs[0].float() if widen else inputs[0]
+            logits = torch.nn.functional.linear(wide, *inputs[1:]) if widen else project(wide, *inputs[1:])
+        if not widen:
+            assert sum(tensor.nbytes for tensor in kept) == x.nbytes + weight.nbytes
+        d_logits = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+        found.append((logits, *torch.autograd.grad(logits, inputs, d_logits)))
+    for mine, theirs in zip(*found, strict=True):
+        assert mine.dtype == theirs.dtype
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)

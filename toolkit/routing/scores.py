@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,32 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     In fp64 for fp64 weights. Under autocast the caller turns it off first: it would round the operands to bf16.
     """
     compute = torch.promote_types(weight.dtype, torch.float32)
-    return nn.functional.linear(x.to(compute), weight.to(compute), None if bias is None else bias.to(compute))
+    weight, bias = weight.to(compute), None if bias is None else bias.to(compute)
+    if x.dtype == compute:
+        return nn.functional.linear(x, weight, bias)
+    logits: Tensor = _WideProduct.apply(x, weight)
+    return logits if bias is None else logits + bias
+
+
+class _WideProduct(torch.autograd.Function):
+    """x W^T in W's dtype, of which x is kept for the backward pass as it came.
+
+    Autograd would keep the copy that is multiplied: in a bf16 model twice the memory of all that the experts keep of x.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """x (..., dim) and weight (num_experts, dim) -> (..., num_experts)."""
+        ctx.save_for_backward(x, weight)
+        return nn.functional.linear(x.to(weight.dtype), weight)
+
+    @staticmethod
+    def backward(ctx: Any, d_logits: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients by x, in its dtype, and by weight."""
+        x, weight = ctx.saved_tensors
+        d_x = (d_logits @ weight).to(x.dtype) if ctx.needs_input_grad[0] else None
+        wide = x.flatten(0, -2).to(weight.dtype)
+        return d_x, d_logits.flatten(0, -2).t() @ wide if ctx.needs_input_grad[1] else None
 
 
 def softmax(logits: Tensor) -> Scores:
