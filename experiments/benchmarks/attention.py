@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 from attention_peers import GPU_PEERS, HEAD_DIM, HEADS, PATTERNS, PEERS, WINDOW, Attend
+from timing import against, in_turns, milliseconds, ratio, resident
 from torch import Tensor
 from torch.nn import functional as F
-from timing import in_turns, milliseconds, ratio, resident
 
 from toolkit.attention import Causal, Pattern, SlidingWindow, attention
 
@@ -88,9 +88,7 @@ def table_peers(options: argparse.Namespace) -> None:
                 print(f"  {name:22} {peer:16} not measured: {str(error).splitlines()[0][:90]}")
                 continue
             what = "forward" if forward_only else "forward + backward"
-            print(
-                f"  {name:22} {peer:16} {ratio(mine, theirs)}   {milliseconds(mine)} / {milliseconds(theirs)} ms, {what}"
-            )
+            print(f"  {name:22} {peer:16} {against(mine, theirs)}, {what}")
 
 
 def table_scaling(options: argparse.Namespace) -> None:
@@ -139,9 +137,7 @@ def table_cuda(options: argparse.Namespace) -> None:
                 except Exception as error:  # a peer may be absent, or refuse the case in its own way
                     print(f"  {name:22} {peer:12} {what:18} not measured: {str(error).splitlines()[0][:80]}")
                     continue
-                print(
-                    f"  {name:22} {peer:12} {what:18} {ratio(mine, theirs)}   {milliseconds(mine)} / {milliseconds(theirs)} ms"
-                )
+                print(f"  {name:22} {peer:12} {what:18} {against(mine, theirs)}")
 
 
 def _causal_sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

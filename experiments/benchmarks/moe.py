@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from moe_peers import GPU_PEERS, PEERS, Shape
-from timing import in_turns, milliseconds, ratio, resident
+from timing import against, in_turns, ratio, resident
 from torch import Tensor, nn
 
 from toolkit.layers import MoE, SwiGLU, auxiliary_losses
@@ -90,7 +90,7 @@ def table_dense(options: argparse.Namespace) -> None:
             bench = Bench.draw(shape, dtype)
             dense = SwiGLU(shape.dim, shape.top_k * shape.hidden_dim).to(dtype)
             mine, theirs = in_turns([bench.run_moe(bench.moe()), bench.run(dense)], options.rounds)
-            print(f"  {shape} {name}: {ratio(mine, theirs)}   {milliseconds(mine)} / {milliseconds(theirs)} ms")
+            print(f"  {shape} {name}: {against(mine, theirs)}")
 
 
 def table_peers(options: argparse.Namespace) -> None:
@@ -108,13 +108,12 @@ def table_peers(options: argparse.Namespace) -> None:
                 except Exception as error:  # a peer may be absent, or refuse the case in its own way
                     print(f"  {shape} {name} {peer:20} not measured: {str(error).splitlines()[0][:80]}")
                     continue
-                times = f"{milliseconds(mine)} / {milliseconds(theirs)} ms"
-                print(f"  {shape} {name} {peer:20} {ratio(mine, theirs)}   {times}")
+                print(f"  {shape} {name} {peer:20} {against(mine, theirs)}")
 
 
 def table_recompute(options: argparse.Namespace) -> None:
     """Keeping only the input over keeping the pre-activations too."""
-    print("\nrecompute: only the input kept / pre-activations kept too, forward + backward; bytes kept by the experts")
+    print("\nrecompute: only the input kept / pre-activations kept too, forward + backward; bytes kept by the layer")
     for shape in SHAPES:
         for name, dtype in DTYPES.items():
             bench = Bench.draw(shape, dtype)
@@ -125,7 +124,7 @@ def table_recompute(options: argparse.Namespace) -> None:
 
 
 def _bytes_kept(bench: Bench, moe: MoE) -> int:
-    """What the backward pass of the experts reads, parameters aside."""
+    """What the backward pass of the layer reads, parameters aside."""
     weights = {parameter.data_ptr() for parameter in moe.parameters()}
     kept: dict[int, int] = {}
 

@@ -43,6 +43,11 @@ def milliseconds(times: list[float]) -> str:
     return f"{1e3 * statistics.median(times):.1f}"
 
 
+def against(mine: list[float], theirs: list[float]) -> str:
+    """Their ratio and both medians."""
+    return f"{ratio(mine, theirs)}   {milliseconds(mine)} / {milliseconds(theirs)} ms"
+
+
 def resident(entry: str) -> int:
     """Bytes of this process in memory: now (``VmRSS``) or at most so far (``VmHWM``). Linux only.
 

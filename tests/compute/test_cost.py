@@ -190,7 +190,7 @@ def test_a_length_must_be_positive(seq_len: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "router", [None, "TopKRouter(noise=NoisyTopK())", "TopKRouter(bias=True)", "HashRouter(top_k=2)", "SinkhornRouter()"]
+    "router", [None, "TopKRouter(noise=NoisyTopK(), bias=True)", "HashRouter(top_k=2)", "SinkhornRouter()"]
 )
 def test_every_parameter_is_of_a_known_kind(router: str | None) -> None:
     moe = MoEConfig(24, 4, 2, shared_experts=1, router=router, constant_experts=1, shared_gate=True, bias=True)

@@ -58,7 +58,7 @@ def test_one_expert_with_one_slot_a_token_that_reads_it_alone_is_the_dense_layer
     x = torch.randn(6, DIM, dtype=torch.float64)
     gate, up = moe.experts.gate_up_proj.chunk(2, dim=1)
     own = torch.arange(6) // SLOTS  # the expert whose slot the token is
-    hidden = torch.nn.functional.silu((gate[own] @ x[:, :, None])) * (up[own] @ x[:, :, None])
+    hidden = torch.nn.functional.silu(gate[own] @ x[:, :, None]) * (up[own] @ x[:, :, None])
     torch.testing.assert_close(moe(x), (moe.experts.down_proj[own] @ hidden)[..., 0], rtol=0, atol=1e-13)
 
 
