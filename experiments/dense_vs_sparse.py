@@ -8,15 +8,12 @@ python experiments/dense_vs_sparse.py --preset gpu --devices 8 --strategy ddp --
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
-from toolkit.parallel import is_main_process
 from toolkit.scaling import RunResult, Study, study_multipliers, write_report
-from toolkit.scaling.cli import read_study, run_experiment
+from toolkit.scaling.cli import conduct, read_study, run_experiment
 from toolkit.scaling.isoflop import finite_runs
 
 PRESETS = Path(__file__).parent / "presets"
@@ -29,19 +26,7 @@ QUESTION = (
 def main(arguments: Sequence[str]) -> None:
     """Plan, train what is not trained yet, and write the report."""
     study, dry_run = read_study(arguments, PRESETS, __doc__ or "")
-    console = Console(quiet=not is_main_process(), width=None if Console().is_terminal else 140)
-    console.print(f"Reading the corpus, and timing a few throw-away steps of {len(study.runs)} runs' models ...")
-    if dry_run:
-        study.print_plan(console, study.trial_seconds())
-        return
-    study.claim_folder()
-    with study.folder.alone() if is_main_process() else nullcontext():
-        study.print_plan(console, study.seconds)
-        rows = study.run()
-    if is_main_process():
-        report = write_study_report(study, rows)
-        console.print(f"\nReport: {report}", highlight=False)
-        console.print(f"Curves: tensorboard --logdir {study.folder.path / 'runs'}", highlight=False)
+    conduct(study, dry_run, write_study_report)
 
 
 def write_study_report(study: Study, rows: Sequence[RunResult]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def grids(draw: st.DrawFn) -> Grid:
     dims = st.lists(st.sampled_from(DIMS), min_size=1, max_size=3, unique=True).map(tuple)
     families = st.lists(st.sampled_from(FAMILIES), min_size=1, max_size=4, unique=True).map(tuple)
     budgets = tuple(IsoFLOP(value, draw(dims), draw(st.none() | families)) for value in flops)
-    return Grid(budgets, families=draw(families), seeds=draw(st.integers(1, 3)))
+    return Grid(budgets, families=draw(st.none() | families), seeds=draw(st.integers(1, 3)))
 
 
 @settings(max_examples=50)
@@ -52,7 +53,7 @@ def test_every_run_spends_its_budget_within_1_percent(grid: Grid, batch_size: in
         assert abs(spent - run.budget) <= step_flops(run) / 2 * (1 + 1e-9)  # and no other number of steps is nearer
         assert run.flops["exact"] == pytest.approx(spent)
         assert run.tokens == run.training.steps * batch_size * context
-    asked = sum(len(budget.dims) * len(budget.families or grid.families) for budget in grid.budgets)
+    asked = sum(len(budget.dims) * len(budget.families or grid.families or FAMILIES) for budget in grid.budgets)
     assert len({run.name for run in runs}) == len(runs) == asked * grid.seeds
 
 
@@ -174,13 +175,45 @@ def test_a_bad_budget_is_refused(settings: dict[str, Any], message: str) -> None
         ({"budgets": ()}, r"budgets=\(\): it must be at least one"),
         ({"seeds": 0}, "seeds=0: it must be positive"),
         ({"learning_rate_times_dim": 0.0}, "learning_rate_times_dim=0.0: it must be positive"),
-        ({"families": ("dense", "moa")}, "families='moa': it must be among dense, moe"),
-        ({"budgets": (IsoFLOP(1e9, (8,), families=("sparse",)),)}, "families='sparse': it must be among dense, moe"),
     ],
 )
 def test_a_bad_grid_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Grid(**{"budgets": (IsoFLOP(1e9, (8,)),), **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"families": ("dense", "moa")}, "families='moa': it must be among dense, moe"),
+        ({"families": ()}, r"families=\(\): it must be at least one among dense, moe"),
+        ({"budgets": (IsoFLOP(1e9, (8,), families=("sparse",)),)}, "families='sparse': it must be among dense, moe"),
+    ],
+)
+def test_families_that_the_shape_does_not_have_are_refused(settings: dict[str, Any], message: str) -> None:
+    grid = Grid(**{"budgets": (IsoFLOP(1e9, (8,)),), **settings})
+    with pytest.raises(ValueError, match=message):
+        plan_isoflop(grid, ModelShape(), 256, BASE)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A shape of another kind: its families are depths."""
+
+    families = ("one", "two")
+
+    def decoder(self, family: str, dim: int, vocab_size: int) -> DecoderConfig:
+        return ModelShape(layers=1 + self.families.index(family)).decoder("dense", dim, vocab_size)
+
+
+def test_any_shape_can_be_planned_and_its_families_are_all_of_it_unless_said_otherwise() -> None:
+    grid = Grid((IsoFLOP(1e10, (16,)), IsoFLOP(2e10, (16,), families=("two",))), seeds=1)
+    runs = plan_isoflop(grid, Layers(), 256, BASE)
+    assert [(run.family, run.budget, len(run.model.blocks)) for run in runs] == [
+        ("one", 1e10, 1), ("two", 1e10, 2), ("two", 2e10, 2),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="families='dense': it must be among one, two"):
+        plan_isoflop(Grid((IsoFLOP(1e10, (16,)),), families=("dense",)), Layers(), 256, BASE)
 
 
 def test_a_budget_below_one_step_is_refused() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from synthetic_study import run_result, study
 
+from toolkit.scaling.document import StudyDescription
 from toolkit.scaling.figures import plot_frontier, plot_isoflop
-from toolkit.scaling.report import StudyDescription, write_report
+from toolkit.scaling.report import write_report
 
 STUDY = StudyDescription(
     title="Dense against sparse",

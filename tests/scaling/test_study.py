@@ -195,3 +195,12 @@ def test_the_report_is_told_how_it_was_made(small: Study) -> None:
     assert told.precision == "32-true"
     assert any(small.prepared.digest[:16] in line for line in told.corpus)
     assert any("20 validation windows of 32 tokens" in line for line in told.conventions)
+
+
+@pytest.mark.parametrize(("load", "shared"), [(0.9, False), (3.25, True)])
+def test_the_report_is_told_when_steps_were_not_timed_alone(small: Study, load: float, shared: bool) -> None:
+    small.claim_folder()
+    small.folder.step_load.write_text(json.dumps(load))
+    told = small.description("A title", "A question?").seconds_source
+    assert ("shared" in told) == shared
+    assert ("load average 3.25" in told) == shared

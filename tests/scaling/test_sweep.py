@@ -204,6 +204,7 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return [0.5 + index for index, _ in enumerate(configs)]
 
     monkeypatch.setattr(sweep, "probe_step_seconds", timed)
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.5, 9.0, 9.0))
     return calls
 
 
@@ -218,6 +219,7 @@ def test_a_step_s_time_is_measured_once_for_each_family_and_width(
         "dense-dim16-threads1": 0.5,
         "moe-dim16-threads1": 1.5,
     }
+    assert json.loads((tmp_path / "step_load.json").read_text()) == 2.5
     assert step_seconds(RUNS, StudyFolder(tmp_path), threads=1) == seconds
     assert calls == [2]
 

@@ -154,6 +154,17 @@ def test_a_run_that_is_cut_off_goes_on_as_if_it_had_not_been(
 
 
 @pytest.mark.usefixtures("report_each_step")
+def test_in_64_bits_it_goes_on_exactly_too(tmp_path: Path) -> None:
+    # Lightning by itself loads a checkpoint before it widens the model.
+    config = training(precision="64-true", checkpoint_minutes=EVERY_STEP)
+    whole = fit_in(tmp_path / "whole", training(precision="64-true"))
+    with pytest.raises(Killed):
+        fit_in(tmp_path / "cut", config, report=kill_at(13))
+    assert deterministic(fit_in(tmp_path / "cut", config)) == deterministic(whole)
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("report_each_step")
 def test_what_was_written_after_the_checkpoint_is_written_anew(unbroken: tuple[Path, Fitted], tmp_path: Path) -> None:
     """Killed at step 37, the checkpoint of step 12 being the last."""
     config = training(checkpoint_minutes=EVERY_STEP)

@@ -1,10 +1,11 @@
 """Plan equal-compute grids, run them, fit what they say, and write the report."""
 
+from toolkit.scaling.document import StudyDescription
 from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.isoflop import IsoFLOPMinimum, isoflop_minima
 from toolkit.scaling.multiplier import ComputeMultiplier, compute_multiplier
 from toolkit.scaling.plan import Grid, IsoFLOP, ModelShape, PlannedRun, plan_isoflop
-from toolkit.scaling.report import StudyDescription, study_multipliers, write_report
+from toolkit.scaling.report import study_multipliers, write_report
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.study import Study
 from toolkit.scaling.table import ResultsTable

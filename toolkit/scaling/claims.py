@@ -111,7 +111,7 @@ def limits(
         *_seed_limits(finite),
         *_minimum_limits(minima),
         *_multiplier_limits(multipliers),
-        *_run_limits(rows, diverged, planned_runs),
+        *run_limits(rows, diverged, planned_runs),
     ]
     budgets = [minimum.budget for minimum in minima]
     always = [
@@ -149,7 +149,7 @@ def _seed_limits(rows: Sequence[RunResult]) -> list[str]:
             family: sorted({len(each) for key, each in seeds.items() if key[0] == family})
             for family in dict.fromkeys(row.family for row in rows)
         }
-        counts = "; ".join(f"`{family}` {_join(map(str, each), 'or')}" for family, each in per_family.items())
+        counts = "; ".join(f"`{family}` {join_words(map(str, each), 'or')}" for family, each in per_family.items())
         found.append(f"Not every size and budget was trained with the same seeds (seeds per cell: {counts}).")
     return found
 
@@ -160,11 +160,11 @@ def _minimum_limits(minima: Sequence[IsoFLOPMinimum]) -> list[str]:
     found = []
     if edge:
         found.append(
-            f"The best measured size is at the edge of the grid for {_join(edge)}: a size beyond it may do better."
+            f"The best measured size is at the edge of the grid for {join_words(edge)}: a size beyond it may do better."
         )
     if unfitted:
         found.append(
-            f"No parabola with a minimum within the grid could be fitted for {_join(unfitted)}: the best "
+            f"No parabola with a minimum within the grid could be fitted for {join_words(unfitted)}: the best "
             "measured size stands in for the optimum."
         )
     return found
@@ -194,7 +194,7 @@ def _multiplier_limits(multipliers: Sequence[ComputeMultiplier]) -> list[str]:
             [name for name, estimate in claims if verdict(estimate) == "undecided"],
         ),
     ]
-    found = [sentence.format(_join(names)) for sentence, names in groups if names]
+    found = [sentence.format(join_words(names)) for sentence, names in groups if names]
     intervals = sum(estimate.low is not None for _, estimate in claims)
     if intervals > 1:
         found.append(
@@ -203,7 +203,8 @@ def _multiplier_limits(multipliers: Sequence[ComputeMultiplier]) -> list[str]:
     return found
 
 
-def _run_limits(rows: Sequence[RunResult], diverged: Sequence[RunResult], planned_runs: Sequence[str]) -> list[str]:
+def run_limits(rows: Sequence[RunResult], diverged: Sequence[RunResult], planned_runs: Sequence[str]) -> list[str]:
+    """What did not finish, diverged, ran short of text, missed its budget or dropped tokens."""
     ended = {row.run for row in rows}
     repeated = [row for row in rows if row.epochs > 1]
     off = [f"`{row.run}`" for row in rows if abs(row.flops_spent / row.flops_planned - 1) > _FLOPS_TOLERANCE]
@@ -211,9 +212,9 @@ def _run_limits(rows: Sequence[RunResult], diverged: Sequence[RunResult], planne
     missing = [f"`{run}`" for run in planned_runs if run not in ended]
     found = []
     if missing:
-        found.append(f"{len(missing)} of {len(planned_runs)} planned runs did not finish: {_join(missing)}.")
+        found.append(f"{len(missing)} of {len(planned_runs)} planned runs did not finish: {join_words(missing)}.")
     if diverged:
-        names = _join(f"`{row.run}`" for row in diverged)
+        names = join_words(f"`{row.run}`" for row in diverged)
         found.append(f"Diverged, and left out of every mean, which flatters their cells: {names}.")
     if repeated:
         found.append(
@@ -222,7 +223,7 @@ def _run_limits(rows: Sequence[RunResult], diverged: Sequence[RunResult], planne
             "as by compute."
         )
     if off:
-        found.append(f"Spent more than 1% more or less FLOPs than planned: {_join(off)}.")
+        found.append(f"Spent more than 1% more or less FLOPs than planned: {join_words(off)}.")
     if dropped:
         share = max(row.dropped_share for row in dropped)
         found.append(f"{len(dropped)} runs dropped token assignments, up to a share of {share:.3f}.")
@@ -233,6 +234,7 @@ def _place(minimum: IsoFLOPMinimum) -> str:
     return f"`{minimum.family}` at {number(minimum.budget)} FLOPs"
 
 
-def _join(names: Iterable[str], word: str = "and") -> str:
+def join_words(names: Iterable[str], word: str = "and") -> str:
+    """Write names as a list in a sentence: ``a, b and c``."""
     *head, last = names
     return f"{', '.join(head)} {word} {last}" if head else last

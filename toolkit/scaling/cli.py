@@ -7,16 +7,19 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
 
 from toolkit.checks import require_choice
 from toolkit.data import CorpusConfig
-from toolkit.parallel import ParallelConfig
+from toolkit.parallel import ParallelConfig, is_main_process
 from toolkit.scaling.folder import StudyFolder
-from toolkit.scaling.plan import Grid, ModelShape
+from toolkit.scaling.plan import Grid, ModelShape, Shape
+from toolkit.scaling.results import RunResult
 from toolkit.scaling.study import Study
 from toolkit.training.config import TrainingConfig
 
@@ -51,19 +54,24 @@ class _Parser(ArgumentParser):
         raise ValueError(" ".join(message.split()) + hint)
 
 
-def study_parser(description: str) -> ArgumentParser:
-    """The settings of any study: corpus, model, grid, training, devices and where things go."""
+def study_parser(description: str, shape: type[Shape] = ModelShape) -> ArgumentParser:
+    """The settings of any study: corpus, model, grid, training, devices and where things go.
+
+    Args:
+        description: of the experiment, for ``--help``.
+        shape: the dataclass whose fields are the settings of ``model``.
+    """
     parser = _Parser(description=description)
-    parser.add_argument("--preset", type=str, default="demo", help="name of a YAML file in experiments/presets")
+    parser.add_argument("--preset", type=str, default="demo", help="name of a YAML file among the presets")
     parser.add_argument("--config", action="config", help="a YAML file of settings, on top of the preset's")
     parser.add_class_arguments(CorpusConfig, "corpus")
-    parser.add_class_arguments(ModelShape, "model")
+    parser.add_class_arguments(shape, "model")
     parser.add_class_arguments(Grid, "grid")
     planned = {"steps", "learning_rate", "seed"}
     parser.add_class_arguments(TrainingConfig, "training", skip=planned, instantiate=False)
     parser.add_class_arguments(ParallelConfig, instantiate=False)
     parser.add_argument("--validation_windows", type=int, default=256, help="the same ones for every run")
-    parser.add_argument("--out", type=str, default="", help="the study's folder; runs/<preset> by default")
+    parser.add_argument("--out", type=str, default="", help="the study's folder; by default one of the preset's name")
     parser.add_argument("--cache", type=str, default="runs/corpus", help="folder of tokenised corpora")
     parser.add_argument("--workers", type=int, default=0, help="runs at once; 0: one for every `threads` of the CPU")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
@@ -71,22 +79,52 @@ def study_parser(description: str) -> ArgumentParser:
     return parser
 
 
-def read_study(arguments: Sequence[str], presets: Path, description: str) -> tuple[Study, bool]:
+def read_study(
+    arguments: Sequence[str],
+    presets: Path,
+    description: str,
+    shape: type[Shape] = ModelShape,
+    studies: Path = Path("runs"),
+) -> tuple[Study, bool]:
     """The study that ``arguments`` ask for, and whether only its plan is wanted.
 
     Args:
         arguments: of the command line.
         presets: folder of ``<preset>.yaml`` files.
         description: of the experiment, for ``--help``.
+        shape: what is compared: the dataclass that ``model`` sets.
+        studies: the study's folder is ``<studies>/<preset>`` where ``--out`` says no other.
 
     Raises:
         ValueError: naming the setting that cannot be used and what would be right.
     """
-    parser = study_parser(description)
+    parser = study_parser(description, shape)
     preset = _preset(arguments)
     require_choice("preset", preset, tuple(sorted(path.stem for path in presets.glob("*.yaml"))))
     settings = parser.parse_args(["--config", str(presets / f"{preset}.yaml"), *arguments])
-    return _study(parser, settings), settings.dry_run
+    return _study(parser, settings, studies), settings.dry_run
+
+
+def conduct(study: Study, dry_run: bool, report: Callable[[Study, Sequence[RunResult]], Path]) -> None:
+    """Print the plan and, unless ``dry_run``, train what is not trained yet and write the report.
+
+    Args:
+        study: what to do.
+        dry_run: print the plan and leave nothing behind.
+        report: writes it and gives its path; called with the finished rows, on the main process.
+    """
+    console = Console(quiet=not is_main_process(), width=None if Console().is_terminal else 140)
+    console.print(f"Reading the corpus, and timing a few throw-away steps of {len(study.runs)} runs' models ...")
+    if dry_run:
+        study.print_plan(console, study.trial_seconds())
+        return
+    study.claim_folder()
+    with study.folder.alone() if is_main_process() else nullcontext():
+        study.print_plan(console, study.seconds)
+        rows = study.run()
+    if is_main_process():
+        console.print(f"\nReport: {report(study, rows)}", highlight=False)
+        console.print(f"Curves: tensorboard --logdir {study.folder.path / 'runs'}", highlight=False)
 
 
 def run_experiment(main: Callable[[Sequence[str]], None]) -> None:
@@ -114,7 +152,7 @@ def _preset(arguments: Sequence[str]) -> str:
         raise ValueError(str(error)) from None
 
 
-def _study(parser: ArgumentParser, settings: Namespace) -> Study:
+def _study(parser: ArgumentParser, settings: Namespace, studies: Path) -> Study:
     made: Any = parser.instantiate(settings)
     results = settings.clone()
     for name in (*NOT_RESULTS, "dry_run", "preset"):
@@ -125,7 +163,7 @@ def _study(parser: ArgumentParser, settings: Namespace) -> Study:
         grid=made.grid,
         training=TrainingConfig(steps=1, **vars(settings.training)),
         parallel=ParallelConfig(settings.devices, settings.num_nodes, settings.accelerator, settings.strategy),
-        folder=StudyFolder(Path(settings.out or f"runs/{settings.preset}")),
+        folder=StudyFolder(Path(settings.out) if settings.out else studies / settings.preset),
         cache=Path(settings.cache),
         workers=settings.workers,
         threads=settings.threads,

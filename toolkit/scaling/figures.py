@@ -22,8 +22,8 @@ from toolkit.scaling.isoflop import Array, Cell, IsoFLOPMinimum, cells_of, isofl
 from toolkit.scaling.multiplier import ComputeMultiplier, Estimate, frontiers
 from toolkit.scaling.results import RunResult
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _STYLE: dict[str, Any] = {"fontsize": 9}
 
 
@@ -62,7 +62,7 @@ def plot_isoflop(rows: Sequence[RunResult], path: Path) -> ReportFigure:
         "their means; the line is the parabola through the means, the star the minimum taken from it (or "
         "the best mean, where the parabola has no minimum within the sizes)."
     )
-    return _save(figure, path, caption)
+    return save_figure(figure, path, caption)
 
 
 def plot_frontier(rows: Sequence[RunResult], path: Path, multipliers: Sequence[ComputeMultiplier] = ()) -> ReportFigure:
@@ -106,7 +106,7 @@ def plot_frontier(rows: Sequence[RunResult], path: Path, multipliers: Sequence[C
         "family reaches in a given time (lower convex hull in log loss and log seconds)."
         + (" Dotted: from a family's best to the dense cost of the same loss." if multipliers else "")
     )
-    return _save(figure, path, caption)
+    return save_figure(figure, path, caption)
 
 
 def plot_expert_load(load: Mapping[str, Array], steps: Array, path: Path, run: str) -> ReportFigure:
@@ -130,7 +130,7 @@ def plot_expert_load(load: Mapping[str, Array], steps: Array, path: Path, run: s
             f"(records, experts) with records = len(steps) = {len(steps)}, at least 2",
         )
         require(np.allclose(shares.sum(axis=1), 1, atol=1e-3), f"load[{name!r}]", shares, "shares that sum to 1")
-    figure = _blank(7.2, 0.8 + sum(max(1.0, 0.2 * shares.shape[1]) for shares in load.values()))
+    figure = blank_figure(7.2, 0.8 + sum(max(1.0, 0.2 * shares.shape[1]) for shares in load.values()))
     axes = np.atleast_1d(figure.subplots(len(load), 1, sharex=True))
     for axis, (name, shares) in zip(axes, load.items(), strict=True):
         _draw_load(figure, axis, name, shares, np.asarray(steps, dtype=np.float64))
@@ -139,7 +139,7 @@ def plot_expert_load(load: Mapping[str, Array], steps: Array, path: Path, run: s
         f"Expert load over training in run `{run}`: each expert's share of the token assignments. White is "
         "perfect balance, 1/E with E experts, marked on the colour bar."
     )
-    return _save(figure, path, caption)
+    return save_figure(figure, path, caption)
 
 
 def _analysed(rows: Sequence[RunResult]) -> tuple[list[IsoFLOPMinimum], list[Cell]]:
@@ -150,8 +150,8 @@ def _analysed(rows: Sequence[RunResult]) -> tuple[list[IsoFLOPMinimum], list[Cel
 def _looks(cells: Sequence[Cell]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each family, in the order of the families' names: the same in every figure."""
     families = sorted({cell.family for cell in cells})
-    count = len(_COLOURS)
-    return {name: (_COLOURS[at % count], _MARKERS[at % count]) for at, name in enumerate(families)}
+    count = len(COLOURS)
+    return {name: (COLOURS[at % count], MARKERS[at % count]) for at, name in enumerate(families)}
 
 
 def _draw_curve(
@@ -221,7 +221,7 @@ def _draw_load(figure: Figure, axis: Axes, name: str, shares: Array, steps: Arra
     bar.set_label("share", **_STYLE)
 
 
-def _blank(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> Figure:
     """A figure on the Agg canvas: no display, no pyplot state."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -230,7 +230,7 @@ def _blank(width: float, height: float) -> Figure:
 
 def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Panels side by side that share the loss axis."""
-    figure = _blank(max(width * count, 4.5), height)
+    figure = blank_figure(max(width * count, 4.5), height)
     axes = list(np.atleast_1d(figure.subplots(1, count, sharey=True)))
     for axis in axes:
         axis.grid(True, which="major", color="0.9", lw=0.7)
@@ -278,7 +278,8 @@ def _legend(figure: Figure, cells: Sequence[Cell], extra: Sequence[tuple[str, st
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
 
 
-def _save(figure: Figure, path: Path, caption: str) -> ReportFigure:
+def save_figure(figure: Figure, path: Path, caption: str) -> ReportFigure:
+    """Write the PNG, its folder made if absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, format="png")
     return ReportFigure(path, caption)

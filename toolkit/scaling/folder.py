@@ -35,6 +35,11 @@ class StudyFolder:
         """Isolated seconds of a step, by cell; measured once a study."""
         return self.path / "step_seconds.json"
 
+    @property
+    def step_load(self) -> Path:
+        """The machine's load average (1 minute) when the timing of steps began: 1 or less where it was alone."""
+        return self.path / "step_load.json"
+
     def run(self, name: str) -> Path:
         """One run's own folder."""
         return self.path / "runs" / name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from toolkit.checks import require, require_positive
 from toolkit.compute import Cost, Memory, cost, memory
@@ -14,6 +15,19 @@ from toolkit.training.precision import resolve_precision
 FAMILIES = ("dense", "moe", "dense+window", "moe+window")
 TOLERANCE = 0.01
 """A run's planned FLOPs may differ from its budget by this share."""
+
+
+class Shape(Protocol):
+    """The rule that makes a decoder of any width for each of its families: what a study compares."""
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Names of what can be compared."""
+        ...
+
+    def decoder(self, family: str, dim: int, vocab_size: int) -> DecoderConfig:
+        """The decoder of ``family`` at width ``dim``; a ``ValueError`` where there is none."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,11 @@ class ModelShape:
         require_positive(**{name: getattr(self, name) for name in names})
         require(self.top_k <= self.num_experts, "top_k", self.top_k, f"at most num_experts={self.num_experts}")
         require(self.shared_experts >= 0, "shared_experts", self.shared_experts, "0 or more")
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Dense and sparse, each with and without a window."""
+        return FAMILIES
 
     def decoder(self, family: str, dim: int, vocab_size: int) -> DecoderConfig:
         """The decoder of ``family`` at width ``dim``.
@@ -114,25 +133,37 @@ class Grid:
 
     Attributes:
         budgets: what is spent, and on which widths.
-        families: what is compared.
+        families: what is compared; None for every family of the shape.
         seeds: runs of each cell, with seeds 0, 1, ...
         learning_rate_times_dim: the peak learning rate is this divided by the width, for every family.
     """
 
     budgets: tuple[IsoFLOP, ...]
-    families: tuple[str, ...] = ("dense", "moe", "moe+window")
+    families: tuple[str, ...] | None = None
     seeds: int = 2
     learning_rate_times_dim: float = 0.4
 
     def __post_init__(self) -> None:
         require_positive(seeds=self.seeds, learning_rate_times_dim=self.learning_rate_times_dim)
         require(len(self.budgets) > 0, "budgets", self.budgets, "at least one")
-        known = "among " + ", ".join(FAMILIES)
+
+    def cells(self, known: tuple[str, ...]) -> list[tuple[float, int, str]]:
+        """(FLOPs, width, family) of all that is trained for each seed, budget by budget.
+
+        Args:
+            known: the families of the shape.
+
+        Raises:
+            ValueError: if a budget has no family, or one that the shape does not have.
+        """
+        cells = []
         for budget in self.budgets:
-            families = self.families if budget.families is None else budget.families
-            require(len(families) > 0, "families", families, f"at least one {known}")
+            families = next((asked for asked in (budget.families, self.families) if asked is not None), known)
+            require(len(families) > 0, "families", families, "at least one among " + ", ".join(known))
             for family in families:
-                require(family in FAMILIES, "families", family, known)
+                require(family in known, "families", family, "among " + ", ".join(known))
+            cells += [(budget.flops, dim, family) for dim in budget.dims for family in families]
+        return cells
 
 
 @dataclass(frozen=True)
@@ -169,7 +200,7 @@ class PlannedRun:
         return memory(self.model, self.training.batch_size // world_size, self.training.context, precision)
 
 
-def plan_isoflop(grid: Grid, shape: ModelShape, vocab_size: int, base: TrainingConfig) -> list[PlannedRun]:
+def plan_isoflop(grid: Grid, shape: Shape, vocab_size: int, base: TrainingConfig) -> list[PlannedRun]:
     """Every run of the grid, budget by budget, seeds outermost so that a cut-short study is a whole one.
 
     Args:
@@ -179,15 +210,13 @@ def plan_isoflop(grid: Grid, shape: ModelShape, vocab_size: int, base: TrainingC
         base: settings all runs share; ``steps``, ``learning_rate`` and ``seed`` are set by the plan.
 
     Raises:
-        ValueError: if a budget is too small for one step, or no whole number of steps spends it
-            within 1%.
+        ValueError: if a family is not the shape's, a budget is too small for one step, or no whole number of steps
+            spends it within 1%.
     """
     runs = [
-        _planned(budget.flops, family, dim, seed, grid, shape.decoder(family, dim, vocab_size), base)
+        _planned(flops, family, dim, seed, grid, shape.decoder(family, dim, vocab_size), base)
         for seed in range(grid.seeds)
-        for budget in grid.budgets
-        for dim in budget.dims
-        for family in (grid.families if budget.families is None else budget.families)
+        for flops, dim, family in grid.cells(shape.families)
     ]
     names = [run.name for run in runs]
     repeated = sorted({name for name in names if names.count(name) > 1})

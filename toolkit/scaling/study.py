@@ -17,9 +17,9 @@ from toolkit.checks import require, require_positive
 from toolkit.data import Corpus, CorpusConfig, prepare_corpus, validation_windows
 from toolkit.files import write_atomically
 from toolkit.parallel import ParallelConfig, is_main_process
+from toolkit.scaling.document import StudyDescription
 from toolkit.scaling.folder import StudyFolder
-from toolkit.scaling.plan import Grid, ModelShape, PlannedRun, data_warnings, plan_isoflop
-from toolkit.scaling.report import StudyDescription
+from toolkit.scaling.plan import Grid, PlannedRun, Shape, data_warnings, plan_isoflop
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.sweep import SweepSettings, run_sweep, step_seconds
 from toolkit.training.config import TrainingConfig
@@ -28,6 +28,9 @@ from toolkit.training.provenance import code_version
 
 DRY_RUN_STEP = 2e11
 """A dry run on a CPU tries out steps of up to this many FLOPs: some seconds each."""
+
+ALONE = 1.5
+"""A load average up to this is this process alone."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Study:
     """
 
     corpus: CorpusConfig
-    shape: ModelShape
+    shape: Shape
     grid: Grid
     training: TrainingConfig
     parallel: ParallelConfig
@@ -63,6 +66,7 @@ class Study:
     def __post_init__(self) -> None:
         require(self.workers >= 0, "workers", self.workers, "0 (automatic) or more")
         require_positive(threads=self.threads, validation_windows=self.validation_windows)
+        self.grid.cells(self.shape.families)  # refuses families that it does not have
         self.parallel.local_batch(self.training.batch_size)
         alone = self.parallel.world_size == 1
         self.parallel.check_launch()
@@ -207,10 +211,22 @@ class Study:
                 "for each.",
             ),
             seconds_source="steps x the median time of one step of that model alone on the machine, all models timed "
-            "in turn in one process; validation, logging and Lightning's own overhead are not in it.",
+            f"in turn in one process; validation, logging and Lightning's own overhead are not in it.{self._company()}",
             code_version=code_version(),
             command=" ".join(["python", *sys.argv]),
             planned_runs=tuple(run.name for run in self.runs),
+        )
+
+    def _company(self) -> str:
+        """A sentence for the report if the machine was not alone while steps were timed; else nothing."""
+        if not self.folder.step_load.exists():
+            return ""
+        load = json.loads(self.folder.step_load.read_text())
+        if load <= ALONE:
+            return ""
+        return (
+            f" The machine was shared meanwhile (load average {load:g} on {_cores()} cores when timing began): times "
+            "are too long, and between models, though they took turns, differences of a fifth mean little."
         )
 
 

@@ -67,9 +67,11 @@ def step_seconds(
     if set(cells) - set(known):
         _settle(threads)
         where = "cuda" if device == "gpu" else "cpu"
+        load = os.getloadavg()[0]
         measured = probe_step_seconds([(run.model, run.training) for run in cells.values()], where)
         known = dict(zip(cells, measured, strict=True))
         if folder is not None and folder.path.exists():
+            write_atomically(folder.step_load, json.dumps(round(load, 2)) + "\n")
             write_atomically(folder.step_seconds, json.dumps(known, indent=2) + "\n")
     return {run.name: known[_cell(run, threads)] for run in runs}
 

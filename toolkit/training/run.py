@@ -105,6 +105,8 @@ def fit(
         write_atomically(folder / "run.json", json.dumps({**settings, **facts, **made_with}, indent=2) + "\n")
     lightning.seed_everything(training.seed, verbose=False)
     module = LanguageModel(model, training, torch.from_numpy(corpus.tokenizer.byte_lengths))
+    if precision == "64-true":  # Lightning would load a checkpoint into fp32 first, and round it
+        module.double()
     data = StepBatches(corpus.train, corpus.validation, training, validation_count)
     counter = ComputeBudget(budget)
     metrics = RunMetrics(folder, counter, training.log_every, hparams or {})
