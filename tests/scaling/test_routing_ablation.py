@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import toolkit
 from toolkit.scaling import sweep
@@ -21,17 +18,7 @@ from toolkit.scaling.cli import read_study
 
 ROOT = Path(toolkit.__file__).parents[1]
 BY_CLOCK = {"seconds", "seconds_wall"}
-
-
-@pytest.fixture(autouse=True)
-def _process_as_it_was() -> Iterator[None]:
-    """Training flushes denormals to zero and sets threads for its whole process."""
-    environment = dict(os.environ)
-    yield
-    torch.set_flush_denormal(False)
-    torch.set_num_threads(1)
-    os.environ.clear()
-    os.environ.update(environment)
+pytestmark = pytest.mark.usefixtures("process_as_it_was")
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from synthetic_study import run_result
 
 from toolkit.data import CorpusConfig, prepare_corpus
@@ -24,17 +23,7 @@ BASE = TrainingConfig(
     steps=1, context=32, batch_size=4, precision="32-true", evaluations=1, log_every=10, checkpoint_minutes=0.001
 )
 BY_CLOCK = {"seconds", "seconds_wall"}
-
-
-@pytest.fixture(autouse=True)
-def _process_as_it_was() -> Iterator[None]:
-    """Training flushes denormals to zero and sets threads for its whole process."""
-    environment = dict(os.environ)
-    yield
-    torch.set_flush_denormal(False)
-    torch.set_num_threads(1)
-    os.environ.clear()
-    os.environ.update(environment)
+pytestmark = pytest.mark.usefixtures("process_as_it_was")
 
 
 @pytest.fixture(scope="module")
