@@ -126,7 +126,7 @@ def test_what_capacity_drops_costs_nothing(recompute: bool) -> None:
         ({"hidden_dim": 0}, "hidden_dim=0"),
         ({"backend": "magic"}, "backend='magic'"),
         ({"activation": "swish"}, "activation='swish'"),
-        ({"capacity_factor": 0.0}, "factor=0.0"),
+        ({"capacity_factor": 0.0}, "^capacity_factor=0.0: it must be positive"),
         ({"capacity_factor": 1.0, "drop_policy": "random"}, "policy='random'"),
         ({"backend": "reference", "recompute": True}, "recompute=True"),
     ],

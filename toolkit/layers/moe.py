@@ -89,6 +89,8 @@ class MoE(nn.Module):
         super().__init__()
         require(shared_experts >= 0, "shared_experts", shared_experts, "0 or more")
         require(shared_experts > 0 or not shared_gate, "shared_gate", shared_gate, "False without shared_experts")
+        fits = capacity_factor is None or capacity_factor > 0
+        require(fits, "capacity_factor", capacity_factor, "positive, or None for a dropless layer")
         choices = num_experts + (0 if zero_experts is None else zero_experts.count)
         self.router = TopKRouter(dim, choices, top_k) if router is None else router
         self.experts = Experts(dim, hidden_dim, num_experts, backend, activation, bias, recompute)

@@ -10,14 +10,17 @@ import torch
 from expert_cases import CHOICES, SETTINGS, Problem, assert_same, assigned, settings_id
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from toolkit.layers.experts import Experts
 from toolkit.layers.experts.operator import (
     backend_module,
     experts_backward_operator,
     experts_flops,
     experts_operator,
 )
+from toolkit.routing import Assignment
 
 both = pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 
@@ -146,3 +149,24 @@ def test_a_missing_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("toolkit.layers.experts.triton", raising=False)
     with pytest.raises(RuntimeError, match="backend='triton' needs the triton package"):
         backend_module("triton")
+
+
+def test_without_a_backward_pass_no_pre_activations_are_kept() -> None:
+    experts, x = Experts(8, 16, 4, "cpu"), torch.randn(6, 8)
+    token = torch.arange(6)
+    table = torch.zeros(6, 4)
+    assignment = Assignment(token, token % 4, torch.rand(6), table, table)
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if func is torch.ops.toolkit.experts.default:
+                seen.append(out[1].shape[0])
+            return out
+
+    with Watch():
+        expected = experts(x, assignment)
+        with torch.no_grad():
+            assert torch.equal(experts(x, assignment), expected)
+    assert seen == [6, 0]

@@ -69,7 +69,8 @@ def operator_experts(
         backend: ``"cpu"`` or ``"triton"``.
     """
     parts = weights.first, weights.second, weights.first_bias, weights.second_bias
-    how = activation.name, activation.alpha, activation.limit, recompute, backend
+    keep_less = recompute or not torch.is_grad_enabled()  # without a backward pass nothing needs to be kept
+    how = activation.name, activation.alpha, activation.limit, keep_less, backend
     out: Tensor = experts_operator(x, assignment.weight, assignment.token, assignment.expert, *parts, *how)[0]
     return out
 
