@@ -38,7 +38,11 @@ def arguments(problem: Problem, recompute: bool, dtype: torch.dtype = torch.floa
 @pytest.mark.parametrize("setting", SETTINGS[:3], ids=settings_id)
 @both
 @pytest.mark.parametrize("choices", ["ragged", "dropped", "no tokens"])
-def test_opcheck_passes(setting: dict[str, Any], recompute: bool, choices: str) -> None:
+def test_opcheck_passes(
+    setting: dict[str, Any], recompute: bool, choices: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It compares whole outputs of two runs, rows of no expert, which are not written, included.
+    monkeypatch.setattr(Tensor, "new_empty", Tensor.new_zeros)
     given = arguments(Problem(CHOICES[choices], **setting), recompute)
     torch.library.opcheck(experts_operator, given)
     x, weight, token, _, *weights, name, alpha, limit, _, backend = (

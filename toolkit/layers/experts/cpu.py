@@ -36,7 +36,8 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Each token's experts, weighted and summed; see :class:`toolkit.layers.experts.operator.Backend`.
 
-    Shapes: x (tokens, dim); weight (n,) -> (tokens, dim) and (kept_rows or 0, width).
+    Shapes: x (tokens, dim); weight (n,) -> (tokens, dim) and (kept_rows or 0, width). Rows of no expert are not
+    written: where experts choose, they are most, and memory that is not touched costs nothing.
     """
     chunks = list(_chunks(rows.counts(), x.dtype))
     buffers = _Buffers.like(x, weights, chunks)
@@ -53,7 +54,6 @@ def forward(
         y = _project(buffers.active[:n], weights.second, weights.second_bias, chunk.expert, buffers.y[:n])
         used = buffers.sums[: chunk.used]
         out.index_add_(0, token, torch.mul(y[: chunk.used], gates[chunk.start : chunk.stop], out=used))
-    hidden[chunks[-1].start + chunks[-1].rows if chunks else 0 :].zero_()  # of no expert: the same in every run
     return out.to(x.dtype), hidden
 
 
