@@ -16,7 +16,7 @@ import torch
 from toolkit.compute import cost
 from toolkit.data import ByteTokenizer, Corpus, CorpusReport, SplitReport
 from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
-from toolkit.parallel import ParallelConfig, is_main_process
+from toolkit.parallel import ParallelConfig, is_main_process, leave_process_group
 from toolkit.training import TrainingConfig, fit
 
 ATTENTION = AttentionConfig(heads=2, kv_heads=1, pattern="Causal() & SlidingWindow(8)")
@@ -57,3 +57,4 @@ def train(folder: Path, devices: int) -> None:
 
 if __name__ == "__main__":
     train(Path(sys.argv[1]), int(sys.argv[2]))
+    leave_process_group()

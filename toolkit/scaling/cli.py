@@ -16,7 +16,7 @@ from rich.console import Console
 
 from toolkit.checks import require_choice
 from toolkit.data import CorpusConfig
-from toolkit.parallel import ParallelConfig, is_main_process
+from toolkit.parallel import ParallelConfig, is_main_process, leave_process_group
 from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.plan import Grid, ModelShape, Shape
 from toolkit.scaling.results import RunResult
@@ -141,6 +141,8 @@ def run_experiment(main: Callable[[Sequence[str]], None]) -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on with the next unfinished run", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    finally:
+        leave_process_group()
 
 
 def _preset(arguments: Sequence[str]) -> str:
