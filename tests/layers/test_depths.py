@@ -291,3 +291,20 @@ def test_work_by_hand() -> None:
         "scores": 2 * (5 * 6 // 2) * DIM,
         "feed_forward": 5 * 3 * 12 * DIM,
     }
+
+
+def test_a_moe_that_no_token_reached_shows_nothing_of_an_earlier_forward() -> None:
+    moe = MoE(16, 12, 4, 2)
+    layer = MixtureOfDepths(Block(16, SelfAttention(16, 2), moe), 16, capacity=0.5)
+    layer(torch.randn(2, 8, 16))
+    assert moe.has_run and set(auxiliary_losses(layer)) == {"balance", "z", "depth"}
+    with torch.no_grad():
+        layer.router.predictor_down_bias.fill_(-1e4)
+    layer.eval()(torch.randn(2, 8, 16))
+    assert not moe.has_run and auxiliary_losses(layer) == {}
+
+
+def test_the_predictors_loss_over_no_token_is_zero() -> None:
+    layer = MixtureOfDepths(Block(16, SelfAttention(16, 2), SwiGLU(16, 12)), 16)
+    layer(torch.zeros(2, 0, 16))
+    assert float(layer.losses["depth"]) == 0.0

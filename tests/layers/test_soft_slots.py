@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from toolkit.layers import MoE
-from toolkit.routing import SoftAssignment, SoftRouter
+from toolkit.routing import Capacity, SoftAssignment, SoftRouter
 
 EXPERTS, SLOTS, DIM = 3, 2, 8
 
@@ -70,3 +72,16 @@ def test_work_is_that_of_all_slots_and_there_are_no_statistics() -> None:
     assert moe.losses == {}
     with pytest.raises(ValueError, match="stats: a soft router has none"):
         _ = moe.stats
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"capacity_factor": 1.0}, "capacity_factor"),
+        ({"adjust": (Capacity(1.0),)}, "adjust"),
+        ({"dispatcher": lambda *_: None}, "dispatcher"),
+    ],
+)
+def test_what_only_a_choice_could_use_is_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=f"^{named}=.*left out with a SoftRouter"):
+        MoE(DIM, 12, EXPERTS, 2, router=SoftRouter(DIM, EXPERTS, SLOTS), **settings)

@@ -10,6 +10,7 @@ import torch
 from toolkit.compute import cost, measure
 from toolkit.layers import auxiliary_losses
 from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, MoEConfig
+from toolkit.routing import Balancer
 
 CAUSAL = {
     "top_k": MoEConfig(12, 4, 2),
@@ -137,3 +138,23 @@ def test_the_stated_cost_is_what_a_run_counts(name: str) -> None:
 def test_losses_beside_a_router_that_names_its_own_are_refused() -> None:
     with pytest.raises(ValueError, match=r"balance=0\.5: it must be left at 0\.01 where router="):
         MoEConfig(12, 4, 2, balance=0.5, router="TopKRouter()")
+
+
+@pytest.mark.parametrize("name", ["expert choice by threshold", "sigmoid and bias", "noisy", "capacity"])
+def test_generating_from_a_model_in_training_mode_teaches_its_routers_nothing(name: str) -> None:
+    decoder, prompt = trained(CAUSAL[name]), torch.randint(30, (1, 4))
+    expected = decoder.generate(prompt, 5, temperature=0)
+    decoder.train()
+    before = {key: value.clone() for key, value in decoder.state_dict().items()}
+    pending = [m.pending.clone() for m in decoder.modules() if isinstance(m, Balancer)]
+    assert torch.equal(decoder.generate(prompt, 5, temperature=0), expected)
+    assert all(torch.equal(value, before[key]) for key, value in decoder.state_dict().items())
+    after = [m.pending for m in decoder.modules() if isinstance(m, Balancer)]
+    assert all(map(torch.equal, pending, after))
+    assert all(module.training for module in decoder.modules())
+
+
+@pytest.mark.parametrize("name", NOT_CAUSAL)
+def test_a_router_that_reads_ahead_is_not_decoded(name: str) -> None:
+    with pytest.raises(ValueError, match=r"router='\w+Router'.*no later token"):
+        trained(NOT_CAUSAL[name]).generate(torch.randint(30, (1, 4)), 2)

@@ -306,6 +306,7 @@ def test_activation_recompute_neither_counts_twice_nor_changes_the_gradient() ->
 
 def test_a_recompute_communicates_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     summed: list[Tensor] = []
+    monkeypatch.setattr("toolkit.routing.balance.distributed", lambda: True)
     monkeypatch.setattr("toolkit.routing.balance.all_reduce", lambda counts: summed.append(counts) or counts)
     router, x = TopKRouter(4, 5, 2, losses=[LoadBalancingLoss()]), torch.randn(6, 4, requires_grad=True)
     checkpoint(lambda x: router(x).losses["balance"], x, use_reentrant=False).backward()
@@ -382,3 +383,17 @@ def test_a_forward_in_inference_mode_does_not_stop_training() -> None:
     with torch.inference_mode():
         before = loss(given)
     torch.testing.assert_close(loss(given), before.clone())
+
+
+def test_two_checkpointed_forwards_before_their_backward_keep_their_own_counts() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    router = TopKRouter(8, 4, 2, losses=[LoadBalancingLoss(1.0)]).double()
+    batches = [torch.randn(9, 8).double() + shift for shift in (-1.0, 1.0)]
+
+    def loss(x: Tensor) -> Tensor:
+        return router(x).losses["balance"]
+
+    plain = torch.autograd.grad(sum(loss(x) for x in batches), router.weight)
+    again = torch.autograd.grad(sum(checkpoint(loss, x, use_reentrant=False) for x in batches), router.weight)
+    torch.testing.assert_close(again[0], plain[0], rtol=0, atol=1e-14)

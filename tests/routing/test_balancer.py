@@ -250,3 +250,20 @@ def test_the_gates_gradients_under_a_bias_are_those_of_finite_differences() -> N
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BiasBalancer(**{"num_experts": 4, **settings})
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_one_built_on_the_meta_device_starts_with_nothing_seen(assign: bool) -> None:
+    with torch.device("meta"):
+        router = TopKRouter(8, 4, 2, balancer=BiasBalancer(4), losses=[])
+    if not assign:
+        router.to_empty(device="cpu")
+    router.load_state_dict(TopKRouter(8, 4, 2, balancer=BiasBalancer(4), losses=[]).state_dict(), assign=assign)
+    assignment = router(torch.randn(6, 8))
+    assert torch.equal(router.balancer.pending, assignment.counts())
+
+
+def test_one_built_in_inference_mode_can_be_trained() -> None:
+    with torch.inference_mode():
+        balancer = BiasBalancer(4)
+    assert not balancer.pending.is_inference()

@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader
 from training_cases import MODEL, WINDOWS, budget, corpus, training
 
 from toolkit.layers import MoE
-from toolkit.models import Decoder
+from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, MoEConfig
 from toolkit.routing import BiasBalancer, Jitter
 from toolkit.training import Fitted, LanguageModel, RouterMonitor, fit
 from toolkit.training.router_monitor import moe_layers
+from toolkit.training.router_probe import RouterProbe
 
 CONFIG = training(steps=12, log_every=4, evaluations=3)
 STEPS = (1, 4, 8, 12)
@@ -267,3 +268,21 @@ def _biased(module: LanguageModel, rate: float = 0.01) -> LanguageModel:
     for _, moe in moe_layers(module):
         moe.router.balancer = BiasBalancer(EXPERTS, rate)
     return module
+
+
+def test_a_moe_inside_a_layer_that_few_tokens_reach_is_watched_too(tmp_path: Path) -> None:
+    block = BlockConfig(AttentionConfig(heads=2), MoEConfig(12, 4, 2), depth_capacity=0.5)
+    decoder = Decoder(DecoderConfig(vocab_size=256, dim=16, blocks=(block,)))
+    (depth,) = decoder.blocks
+    decoder(torch.randint(256, (2, 16)))
+    chosen, probe = depth.choice, RouterProbe()
+    probe.take(torch.randint(256, (1, 17)))
+    layers = {"inner": depth.feed_forward}
+    shares = []
+    for bias in (1e4, 0.0, -1e4, 1e4, 1e4):  # all of the probe's tokens, some, none, all, all
+        with torch.no_grad():
+            depth.router.predictor_down_bias.fill_(bias)
+        shares.append(probe.flip_rates(decoder, layers).get("inner"))
+        assert depth.choice is chosen
+    assert shares[2] is None and shares[4] == 0.0
+    assert all(math.isnan(share) for share in (shares[0], shares[3]))

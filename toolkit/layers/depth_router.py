@@ -109,7 +109,10 @@ class DepthRouter(nn.Module):
                 index, valid = _listed(prediction > 0)
                 return DepthChoice(index, valid, weight, prediction)
             choice = DepthChoice(self.best(weight), None, weight, prediction)
-            loss = F.binary_cross_entropy_with_logits(prediction, choice.selected.to(prediction.dtype))
+            wrong = F.binary_cross_entropy_with_logits(
+                prediction, choice.selected.to(prediction.dtype), reduction="sum"
+            )
+            loss = wrong / max(prediction.numel(), 1)  # of no token at all it is 0, not nan
         return DepthChoice(choice.index, None, weight, prediction, {"depth": self.coefficient * loss})
 
     def best(self, weight: Tensor) -> Tensor:

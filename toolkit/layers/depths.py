@@ -13,6 +13,7 @@ from toolkit.checks import require
 from toolkit.layers.attending import Sparsity
 from toolkit.layers.block import Block
 from toolkit.layers.depth_router import DepthChoice, DepthRouter
+from toolkit.layers.moe import MoE
 from toolkit.layers.together import leave_together
 from toolkit.work import Work
 
@@ -94,10 +95,20 @@ class MixtureOfDepths(nn.Module):
         """
         start = 0 if cache is None else self._advance(x, cache, layer)
         choice = self.router(x)
-        y = self._through(x, choice, start, cache, layer, token_ids) if choice.index.shape[1] else x
+        if choice.index.shape[1]:
+            y = self._through(x, choice, start, cache, layer, token_ids)
+        else:
+            y = x
+            self._forget()
         y, losses = leave_together(y, choice.losses)
         self._choice = replace(choice, losses=losses)
         return y
+
+    def _forget(self) -> None:
+        """No token came: what a MoE inside shows of its last forward would be another's."""
+        for module in self.block.modules():
+            if isinstance(module, MoE):
+                module._assignment = None
 
     def _through(
         self,

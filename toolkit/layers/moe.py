@@ -101,6 +101,10 @@ class MoE(nn.Module):
         _check_router(self.router, choices, top_k)
         capacity = () if capacity_factor is None else (Capacity(capacity_factor, drop_policy),)
         self.adjust = (*capacity, *adjust)
+        if isinstance(self.router, SoftRouter):
+            right = "left out with a SoftRouter: every expert has its slots, nothing is chosen or dropped"
+            for name, given in (("adjust", self.adjust), ("zero_experts", zero_experts), ("dispatcher", dispatcher)):
+                require(not given, "capacity_factor" if capacity and name == "adjust" else name, given, right)
         if causal:
             _check_causal(router=(self.router,), adjust=self.adjust)
         self.num_experts, self.top_k = num_experts, top_k
@@ -184,6 +188,11 @@ class MoE(nn.Module):
         return self._assignment
 
     @property
+    def has_run(self) -> bool:
+        """Whether there is a last forward; not where a layer around this one let no token through."""
+        return self._assignment is not None
+
+    @property
     def losses(self) -> dict[str, Tensor]:
         """The router's losses of the last training forward, by name, already times their coefficients."""
         return {} if self._assignment is None else self._assignment.losses
@@ -210,8 +219,12 @@ class MoE(nn.Module):
         if isinstance(self.router, SoftRouter):
             return float(self.num_experts)
         per_token = float(getattr(self.router, "experts_per_token", self.top_k))
-        choices = self.num_experts + (0 if self.zero_experts is None else self.zero_experts.count)
-        return per_token * self.num_experts / choices
+        return per_token * self.num_experts / self.choices
+
+    @property
+    def choices(self) -> int:
+        """What the router chooses among: routed experts and those without computation."""
+        return self.num_experts + (0 if self.zero_experts is None else self.zero_experts.count)
 
     def work(self, seq_len: int) -> list[Work]:
         """The router, the routed experts a token uses, and the shared experts; what capacity drops is not taken off."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 
 from toolkit.attention import KeyValueCache
 from toolkit.checks import require, require_positive
+from toolkit.layers import MoE
 from toolkit.models.build import build_block, initialise
 from toolkit.models.config import DecoderConfig
 from toolkit.work import Work
@@ -69,7 +72,8 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Continue each row by ``max_new_tokens`` tokens, one at a time over a cache.
 
-        Shapes: input_ids (batch, length) int64 -> (batch, length + max_new_tokens).
+        Shapes: input_ids (batch, length) int64 -> (batch, length + max_new_tokens). Decodes in eval mode, whatever the
+        mode before, which is then restored: no noise, nothing dropped, no router learns from it.
 
         Args:
             input_ids: the prompt.
@@ -80,7 +84,7 @@ class Decoder(nn.Module):
 
         Raises:
             ValueError: if the prompt is empty, ``max_new_tokens`` not positive, ``temperature`` negative,
-                or ``top_k`` not within the vocabulary.
+                or ``top_k`` not within the vocabulary, or a router reads later tokens in evaluation too.
         """
         require(
             input_ids.ndim == 2 and input_ids.shape[1] > 0,
@@ -92,12 +96,34 @@ class Decoder(nn.Module):
         require(temperature >= 0, "temperature", temperature, "0 or more")
         vocab_size = self.config.vocab_size
         require(top_k is None or 0 < top_k <= vocab_size, "top_k", top_k, f"1 to vocab_size={vocab_size}, or None")
+        _require_causal(self)
         cache, fresh = KeyValueCache(), input_ids
-        for _ in range(max_new_tokens):
-            logits = self(fresh, cache).logits[:, -1]
-            fresh = _sample(logits, temperature, top_k, generator)
-            input_ids = torch.cat([input_ids, fresh], dim=1)
+        with _evaluating(self):
+            for _ in range(max_new_tokens):
+                logits = self(fresh, cache).logits[:, -1]
+                fresh = _sample(logits, temperature, top_k, generator)
+                input_ids = torch.cat([input_ids, fresh], dim=1)
         return input_ids
+
+
+def _require_causal(model: nn.Module) -> None:
+    for path, moe in model.named_modules():
+        if isinstance(moe, MoE):
+            for part in (moe.router, *moe.adjust):
+                right = "one whose evaluation reads no later token, to be decoded (see its `causal`)"
+                require(getattr(part, "causal", "always") != "never", f"{path}.router", type(part).__name__, right)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _sample(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:

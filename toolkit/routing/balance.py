@@ -12,7 +12,7 @@ from torch import Tensor
 from toolkit.checks import require, require_choice, require_positive
 from toolkit.routing.assignment import Assignment, count
 from toolkit.routing.auxiliary import AuxiliaryLoss
-from toolkit.routing.processes import all_reduce
+from toolkit.routing.processes import all_reduce, distributed
 from toolkit.routing.recompute import add_once, recomputing
 from toolkit.routing.valid import mean_over_valid, only_valid
 
@@ -42,8 +42,9 @@ class LoadBalancingLoss(AuxiliaryLoss):
             though no bias, noise or group limit moved the choice: DeepSeek-V3's equation 18.
         micro_batches: training forwards that make an optimizer step, for ``"global"``; counts start anew after as
             many, or at :meth:`reset`. ``LanguageModel`` sets it to the trainer's ``accumulate_grad_batches``.
-            A forward that activation checkpointing repeats uses the counts it left the first time; in eval mode
-            the formula is that of one micro-batch.
+            In eval mode the formula is that of one micro-batch. With several micro-batches or processes, a forward
+            that activation checkpointing repeats uses the counts of the latest forward: run each one's backward
+            before the next forward.
 
     Raises:
         ValueError: if ``coefficient`` is negative, ``micro_batches`` below 1, or ``over`` or ``counted`` unknown; when
@@ -86,6 +87,8 @@ class LoadBalancingLoss(AuxiliaryLoss):
         """counts int64 (num_experts,) of one forward -> of all processes and the step's forwards so far."""
         if not self.training:
             return all_reduce(counts)
+        if self.micro_batches == 1 and not distributed():
+            return counts  # nothing to remember, so that any forward may be recomputed at any time
         if self._tally is None or self._tally.device != counts.device:
             self._tally = _zero_tally(counts)
         if not recomputing():

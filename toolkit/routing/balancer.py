@@ -48,14 +48,16 @@ class Balancer(nn.Module):
         require_positive(num_experts=num_experts)
         self.num_experts = num_experts
         self.register_buffer("bias", torch.zeros(num_experts, dtype=torch.float32))
-        self.pending = torch.zeros(shape, dtype=torch.int64)
+        self.pending = _nothing(shape, torch.get_default_device())
 
     @torch.no_grad()
     def observe(self, assignment: Assignment) -> None:
         """Add a forward to what is pending: in training only, and once where activations are recomputed."""
         if not self.training or recomputing():
             return
-        if self.pending.device != assignment.logits.device:  # sharding moves parameters and buffers by itself
+        if self.pending.is_meta:  # the bias was loaded in place of one on the meta device
+            self.pending = _nothing(self.pending.shape, assignment.logits.device)
+        elif self.pending.device != assignment.logits.device:  # sharding moves parameters and buffers by itself
             self.pending = self.pending.to(assignment.logits.device)
         add_once(self.pending, self.measure(assignment))
 
@@ -75,10 +77,17 @@ class Balancer(nn.Module):
         """Move as a module does, but keep the bias fp32."""
         exact = self.bias
         super()._apply(fn, recurse)
-        self.pending = fn(self.pending)
+        pending = fn(self.pending)  # of the meta device there is nothing to move: new memory holds anything
+        self.pending = _nothing(pending.shape, pending.device) if self.pending.is_meta else pending
         if self.bias.dtype != torch.float32:
             self.bias = exact.to(self.bias.device)
         return self
+
+
+def _nothing(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """int64 zeros, no inference tensor, which training could not add to."""
+    with torch.inference_mode(False):
+        return torch.zeros(shape, dtype=torch.int64, device=device)
 
 
 @torch.no_grad()

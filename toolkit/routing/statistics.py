@@ -69,6 +69,11 @@ class RoutingStats:
             logit_max=magnitude.amax().double() if magnitude.numel() else p.new_zeros((), dtype=torch.float64),
         )
 
+    @classmethod
+    def none(cls, num_experts: int, device: torch.device | str = "cpu") -> RoutingStats:
+        """The sums over no token."""
+        return cls.unpack(torch.zeros(2 * num_experts + SCALARS, dtype=torch.float64, device=device))
+
     def __add__(self, other: RoutingStats) -> RoutingStats:
         """The sums over both."""
         one, two = self.pack(), other.pack()

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from toolkit.layers import MoE
-from toolkit.routing import Assignment, RoutingStats, co_selection, require_finite_logits
+from toolkit.routing import Assignment, RoutingStats, SoftRouter, co_selection, require_finite_logits
 from toolkit.routing.processes import all_reduce
 from toolkit.training.board import board
 from toolkit.training.router_board import draw_load, draw_pairs, figures, write
@@ -89,7 +89,12 @@ class RouterMonitor(lightning.Callback):
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
         """Log MaxVio over the whole pass (Wang et al. 2024's MaxVio_global)."""
-        self.validation = {name: stats.all_reduce().cpu() for name, stats in self.validation.items()}
+        sums = {}
+        for name, moe in moe_layers(module):  # in every process the same, whether or not it had a token for each
+            if not isinstance(moe.router, SoftRouter):
+                none = RoutingStats.none(moe.choices, moe.experts.down_proj.device)
+                sums[name] = self.validation.get(name, none).all_reduce().cpu()
+        self.validation = sums
         if trainer.is_global_zero and not trainer.sanity_checking:
             for name, stats in self.validation.items():
                 write(board(trainer), name, {"max_violation_validation": stats.max_violation}, trainer.global_step)
@@ -134,8 +139,8 @@ class RouterMonitor(lightning.Callback):
         self.together = {name: all_reduce(_pairs(moe)).cpu() for name, moe in layers.items()}
         with trainer.precision_plugin.forward_context():
             flips = {} if self.probe is None else self.probe.flip_rates(module.decoder, layers)
-        for name, share in flips.items():
-            self.flips.setdefault(name, []).append(share)
+        for name in flips and layers:
+            self.flips.setdefault(name, []).append(flips.get(name, np.nan))
         for name, stats in self.last.items():
             self.loads.setdefault(name, []).append(stats.load.tolist())
             if trainer.is_global_zero:
@@ -149,8 +154,12 @@ def moe_layers(module: Any) -> list[tuple[str, MoE]]:
 
 
 def routed_layers(module: Any) -> dict[str, MoE]:
-    """Those of :func:`moe_layers` whose last forward sent tokens to experts: soft routers do not."""
-    return {name: moe for name, moe in moe_layers(module) if isinstance(moe.assignment, Assignment)}
+    """Those of :func:`moe_layers` whose last forward sent tokens to experts.
+
+    Soft routers do not, nor does a layer that only some tokens go through when none did.
+    """
+    routed = ((name, moe) for name, moe in moe_layers(module) if moe.has_run)
+    return {name: moe for name, moe in routed if isinstance(moe.assignment, Assignment)}
 
 
 def _moe_paths(module: Any) -> list[tuple[str, MoE]]:
@@ -164,6 +173,8 @@ def _short(path: str) -> str:
 
 def _require_finite(module: Any, step: int) -> None:
     for path, moe in _moe_paths(module):
+        if not moe.has_run:
+            continue
         require_finite_logits(moe.assignment.logits, path, step, getattr(moe.assignment, "valid", None))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolkit.layers import MoE
+from toolkit.layers import MixtureOfDepths, MoE
 from toolkit.routing import Assignment
 from toolkit.routing.selection import flips, selection
 
@@ -32,15 +32,18 @@ class RouterProbe:
             self.tokens = windows[:1, :-1].clone()
 
     def flip_rates(self, decoder: nn.Module, layers: Mapping[str, MoE]) -> dict[str, float]:
-        """Share of each layer's choices that changed since the last call; nan the first time."""
+        """Share of each layer's choices that changed since the last call.
+
+        nan the first time, and where another number of tokens reached the layer than before; absent where none did.
+        """
         if self.tokens is None:
             return {}
         before = self.chosen
         with undisturbed(decoder, list(layers.values())):
             decoder(self.tokens.to(next(decoder.parameters()).device))
-            routed = {name: moe.assignment for name, moe in layers.items()}
+            routed = {name: moe.assignment for name, moe in layers.items() if moe.has_run}
         self.chosen = {name: selection(how).cpu() for name, how in routed.items() if isinstance(how, Assignment)}
-        return {name: flips(before[name], now) if name in before else torch.nan for name, now in self.chosen.items()}
+        return {name: _changed(before.get(name), now) for name, now in self.chosen.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -51,11 +54,17 @@ class RouterProbe:
         self.tokens, self.chosen = state_dict["tokens"], state_dict["chosen"]
 
 
+def _changed(before: Tensor | None, now: Tensor) -> float:
+    """Share of the choices that are new; nan where there is nothing to compare."""
+    return flips(before, now) if before is not None and before.shape == now.shape else torch.nan
+
+
 @contextmanager
 def undisturbed(model: nn.Module, layers: list[MoE]) -> Iterator[None]:
     """Eval mode without gradients, after which nothing shows: modes, random numbers, the layers' last forward."""
     modes = [(module, module.training) for module in model.modules()]
     last = [(moe, moe._assignment) for moe in layers]
+    depths = [(layer, layer._choice) for layer in model.modules() if isinstance(layer, MixtureOfDepths)]
     device = next(model.parameters()).device
     kind = "cuda" if device.type == "cpu" else device.type
     with torch.no_grad(), torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=kind):
@@ -67,3 +76,5 @@ def undisturbed(model: nn.Module, layers: list[MoE]) -> Iterator[None]:
                 module.training = mode
             for moe, assignment in last:
                 moe._assignment = assignment
+            for layer, choice in depths:
+                layer._choice = choice
