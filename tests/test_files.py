@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.files import write_atomically
+from toolkit.files import replacing, write_atomically
 
 
 def test_it_writes_and_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -28,6 +28,18 @@ def test_a_crash_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="the machine stops here"):
         write_atomically(tmp_path / "file", "after")
     assert (tmp_path / "file").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_was_written_before_an_error_is_gone(tmp_path: Path) -> None:
+    def half() -> None:
+        with replacing(tmp_path / "file") as path:
+            path.write_bytes(b"half")
+            raise RuntimeError("the writer stops here")
+
+    with pytest.raises(RuntimeError, match="the writer stops here"):
+        half()
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_is_on_the_disk_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

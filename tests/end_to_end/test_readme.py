@@ -26,7 +26,7 @@ def test_snippets_run_and_import_nothing_heavy(snippet: str) -> None:
 
 
 def test_there_are_snippets_and_commands_to_check() -> None:
-    assert len(SNIPPETS) == 2
+    assert len(SNIPPETS) == 3
     assert len(COMMANDS) >= 4
 
 

@@ -1,4 +1,4 @@
-"""The decoder against Hugging Face's Llama, Mistral and Mixtral, over a cache, and in what it can see."""
+"""The decoder over a cache, and in what it can see; test_hugging_face.py compares it with others'."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hugging_face_twin import hf_weights, hugging_face, unusual_norms
 from torch import Tensor, nn
 
 from toolkit.attention import KeyValueCache, attention
@@ -35,51 +34,6 @@ def config(
 
 MOE = MoEConfig(hidden_dim=HIDDEN, num_experts=4, top_k=2)
 WINDOW = "Causal() & SlidingWindow(3)"
-
-
-def assert_same_logits_and_gradients(decoder: Decoder, theirs: nn.Module) -> None:
-    ids = torch.randint(VOCAB, (2, 23))
-    mine, other = decoder.eval()(ids).logits, theirs(ids).logits
-    torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
-    d_logits = torch.randn_like(mine)
-    mine.backward(d_logits)
-    other.backward(d_logits)
-    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
-    gradient_twin = copy.deepcopy(decoder)
-    for parameter, source in zip(gradient_twin.parameters(), decoder.parameters(), strict=True):
-        assert source.grad is not None
-        parameter.data = source.grad  # so that the same renaming serves gradients
-    for name, gradient in hf_weights(gradient_twin).items():
-        if name in gradients:
-            expected = gradients[name]
-            assert expected is not None, name
-            torch.testing.assert_close(
-                gradient,
-                expected,
-                rtol=1e-4,
-                atol=1e-5 * max(1.0, float(expected.abs().max())),
-                msg=partial("{}: {}".format, name),
-            )
-
-
-@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (2, 1)])
-@pytest.mark.parametrize("tied_head", [True, False])
-def test_a_dense_decoder_is_llama(heads: int, kv_heads: int, tied_head: bool) -> None:
-    decoder = unusual_norms(Decoder(config(heads=heads, kv_heads=kv_heads, tied_head=tied_head)))
-    assert_same_logits_and_gradients(decoder, hugging_face("Llama", decoder))
-
-
-@pytest.mark.parametrize("window", [1, 4, 100])
-def test_a_windowed_decoder_is_mistral(window: int) -> None:
-    decoder = unusual_norms(Decoder(config(f"Causal() & SlidingWindow({window})", tied_head=False)))
-    assert_same_logits_and_gradients(decoder, hugging_face("Mistral", decoder, sliding_window=window))
-
-
-@pytest.mark.parametrize("tied_head", [True, False])
-def test_a_sparse_decoder_is_mixtral(tied_head: bool) -> None:
-    decoder = unusual_norms(Decoder(config(feed_forward=MOE, tied_head=tied_head, rope_base=1e6)))
-    theirs = hugging_face("Mixtral", decoder, num_local_experts=4, num_experts_per_tok=2)
-    assert_same_logits_and_gradients(decoder, theirs)
 
 
 @pytest.mark.parametrize("feed_forward", [FeedForwardConfig(HIDDEN), MOE], ids=["dense", "moe"])

@@ -23,8 +23,20 @@ def config(*capacities: float | None, pattern: str = "Causal()", moe: bool = Fal
 def test_work_is_what_is_measured(seq_len: int, pattern: str, moe: bool) -> None:
     priced = config(None, 0.125, 1.0, pattern=pattern, moe=moe)
     measured, price = measure(Decoder(priced), seq_len, batch_size=2), cost(priced, seq_len)
-    assert price.forward_flops["exact"] == pytest.approx(measured.forward_flops, rel=1e-9)
     assert price.training_flops["exact"] == pytest.approx(measured.training_flops, rel=1e-9)
+    assert price.certainty == "exact"
+
+
+@pytest.mark.parametrize("moe", [False, True])
+def test_evaluation_is_counted_as_if_its_predictor_chose_as_many_as_training(moe: bool) -> None:
+    priced = config(None, 0.125, moe=moe)
+    decoder, forward = Decoder(priced), cost(priced, 40).forward_flops["exact"]
+    run = []
+    for bias in (-1e4, 1e4):  # nothing, everything
+        torch.nn.init.constant_(decoder.blocks[1].router.predictor_down_bias, bias)
+        run.append(measure(decoder, 40).forward_flops)
+    assert run[0] < forward < run[1]
+    assert run[1] == pytest.approx(cost(config(None, 1.0, moe=moe), 40).forward_flops["exact"], rel=1e-9)
 
 
 def test_plain_data_and_back() -> None:

@@ -197,3 +197,15 @@ def test_a_decoder_that_is_sparse_already_is_refused() -> None:
     sparse = upcycle(dense(), 4)
     with pytest.raises(ValueError, match=r"^decoder.config.blocks\[0\].feed_forward='MoEConfig': .* a MoE already"):
         upcycle(sparse, 4)
+
+
+def test_what_is_frozen_stays_frozen_and_the_router_learns() -> None:
+    decoder = dense(DENSE)
+    decoder.embedding.requires_grad_(False)
+    decoder.blocks[0].feed_forward.down_proj.requires_grad_(False)
+    sparse = upcycle(decoder, num_experts=6, granularity=4, shared_experts=1, top_k=3, layers=[0])
+    moe = sparse.blocks[0].feed_forward
+    frozen = {name for name, parameter in sparse.named_parameters() if not parameter.requires_grad}
+    here = "blocks.0.feed_forward."
+    assert frozen == {"embedding.weight", f"{here}experts.down_proj", f"{here}shared.down_proj"}
+    assert moe.router.weight.requires_grad
