@@ -3,6 +3,7 @@
     python experiments/benchmarks/moe.py                          # all tables on the CPU, some minutes
     python experiments/benchmarks/moe.py --tables dense --rounds 15
     python experiments/benchmarks/moe.py --tables profile         # where the time goes
+    python experiments/benchmarks/moe.py --monitor                # what watching the routers costs a training step
     python experiments/benchmarks/moe.py --device cuda            # the kernels; not yet run on a card
 
 Timed is forward + backward of the whole layer: router, balance and z-loss, statistics, dispatch, experts, combine.
@@ -11,7 +12,9 @@ quartiles. Contenders that are not installed, or refuse a case, are named with t
 
 dense: ours over one SwiGLU of width top_k * hidden_dim. peers: ours over other libraries' on the same weights, which
 compute no loss and no statistics. memory: growth of a fresh process over one forward + backward. recompute: what
-keeping only the input costs and saves. profile: time by stage, top-k, sort and combine apart.
+keeping only the input costs and saves. profile: time by stage, top-k, sort and combine apart. monitor: steps of a
+small decoder's training with what watches its routers over steps without (:mod:`moe_monitor`), in sums over the steps
+from one record to the next.
 """
 
 from __future__ import annotations
@@ -19,13 +22,15 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from moe_peers import GPU_PEERS, PEERS, Shape
-from timing import against, in_turns, ratio, resident
+from timing import against, in_turns, milliseconds, ratio, resident
 from torch import Tensor, nn
 
 from toolkit.layers import MoE, SwiGLU, auxiliary_losses
@@ -186,12 +191,31 @@ def table_profile(options: argparse.Namespace) -> None:
             print(f"  {'everything else':26} {left:8.2f} ms")
 
 
+def table_monitor(options: argparse.Namespace) -> None:
+    """What the guard, the statistics and RouterMonitor cost a training step."""
+    from moe_monitor import DIM, EVERY, TRAINING, by_period, contenders  # Lightning takes seconds to import
+
+    print(f"\nmonitor: training steps with / without, sums of {EVERY} steps that hold one record,")
+    print(f"  decoder of width {DIM}, {TRAINING.batch_size} sequences of {TRAINING.context} tokens")
+    with tempfile.TemporaryDirectory() as folder:
+        runs = contenders(Path(folder))
+        times = [by_period(taken) for taken in in_turns(list(runs.values()), options.rounds * EVERY)]
+    nothing, guard, *_ = times
+    print(f"  nothing: {milliseconds(nothing)} ms for the {EVERY} steps")
+    for (name, run), taken in zip(list(runs.items())[1:], times[1:], strict=True):
+        of_nothing, of_guard = (ratio(taken, without, digits=3) for without in (nothing, guard))
+        print(f"  {name:32} / nothing {of_nothing}   / guard {of_guard}")
+        if run.monitor is not None:  # the first step warms up
+            print(f"  {'':32} its hooks, of its own time: {ratio(by_period(run.watching[1:]), taken, digits=4)}")
+
+
 TABLES = {
     "dense": table_dense,
     "peers": table_peers,
     "memory": table_memory,
     "recompute": table_recompute,
     "profile": table_profile,
+    "monitor": table_monitor,
 }
 
 
@@ -201,6 +225,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tables", nargs="+", choices=tuple(TABLES), default=list(TABLES))
     parser.add_argument("--profile", action="store_true", help="the same as --tables profile")
+    parser.add_argument("--monitor", action="store_true", help="the same as --tables monitor")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
@@ -213,7 +238,8 @@ def main() -> None:
         return
     print(f"(tokens, dim, hidden, experts, top_k), {options.rounds} rounds, {options.threads} threads,", end="")
     print(f" torch {torch.__version__}")
-    tables = ["peers"] if options.device == "cuda" else ["profile"] if options.profile else options.tables
+    asked = [name for name in ("profile", "monitor") if getattr(options, name)]
+    tables = ["peers"] if options.device == "cuda" else asked or options.tables
     for table in tables:
         TABLES[table](options)
 

@@ -32,10 +32,10 @@ def _seconds(run: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - start
 
 
-def ratio(mine: list[float], theirs: list[float], share: float = 1.0) -> str:
+def ratio(mine: list[float], theirs: list[float], share: float = 1.0, digits: int = 2) -> str:
     """Median and quartiles of the paired ratios."""
     low, middle, high = statistics.quantiles([x / (y * share) for x, y in zip(mine, theirs, strict=True)], n=4)
-    return f"{middle:6.2f} ({low:.2f} to {high:.2f})"
+    return f"{middle:{digits + 4}.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def milliseconds(times: list[float]) -> str:

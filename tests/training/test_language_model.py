@@ -153,18 +153,8 @@ def test_biases_move_once_a_step_by_the_counts_of_all_its_micro_batches(tmp_path
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
             checkpointed.append((trainer.global_step, moe.router.balancer.bias.tolist()))
 
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        accumulate_grad_batches=3,
-        callbacks=[AtBatchEnd()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     batches = DataLoader(list(torch.randint(256, (7, 4, 33))), batch_size=None)  # type: ignore[arg-type]
-    trainer.fit(module, batches)  # steps of 3, 3 and 1 micro-batches
+    plain_trainer(AtBatchEnd(), accumulate_grad_batches=3).fit(module, batches)  # steps of 3, 3 and 1 micro-batches
     assert balance.micro_batches == 3
     bias, step = torch.zeros(4), 0
     for number, (global_step, found) in enumerate(checkpointed, start=1):
@@ -176,3 +166,71 @@ def test_biases_move_once_a_step_by_the_counts_of_all_its_micro_batches(tmp_path
     assert bias.any()
     assert balance._tally is not None
     assert not balance._tally.any()  # the short last step's too
+
+
+def plain_trainer(*callbacks: lightning.Callback, **settings: Any) -> lightning.Trainer:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        callbacks=list(callbacks),
+        enable_model_summary=False,
+        **quiet,  # type: ignore[arg-type]
+        **settings,
+    )
+
+
+class Break(lightning.Callback):
+    """Makes a router's weight infinite for one micro-batch, and keeps the model's weights as they were before it."""
+
+    def __init__(self, path: str, micro_batch: int) -> None:
+        self.path, self.micro_batch = path, micro_batch
+        self.before: dict[str, Tensor] = {}
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.micro_batch:
+            self.before = {name: value.clone() for name, value in module.decoder.named_parameters()}
+            module.decoder.get_submodule(self.path).weight.data[0] = math.inf
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.micro_batch:
+            router = module.decoder.get_submodule(self.path)
+            router.weight.data.copy_(self.before[f"{self.path}.weight"])
+
+
+DEPTH = BlockConfig(AttentionConfig(heads=2), FeedForwardConfig(24), depth_capacity=0.5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "router"),
+    [(r"blocks\.2\.feed_forward", "blocks.2.feed_forward.router"), (r"blocks\.1", "blocks.1.router")],
+)
+def test_logits_that_are_not_finite_stop_the_run_before_the_step_on_them(layer: str, router: str) -> None:
+    model = DecoderConfig(vocab_size=256, dim=16, blocks=(MODEL.blocks[0], DEPTH, MODEL.blocks[2]))
+    module, broken = LanguageModel(model, training()), Break(router, 2)
+    with pytest.raises(ValueError, match=rf"router logits of {layer} at step 3=.* finite"):
+        plain_trainer(broken).fit(module, DataLoader(list(torch.randint(256, (5, 4, 33))), batch_size=None))  # type: ignore[arg-type]
+    module.decoder.get_submodule(router).weight.data[0] = broken.before[f"{router}.weight"][0]
+    assert all(torch.equal(value, broken.before[name]) for name, value in module.decoder.named_parameters())
+
+
+@pytest.mark.parametrize(("micro_batch", "step"), [(1, 1), (3, 2), (5, 2)])
+def test_those_of_any_micro_batch_stop_the_step(micro_batch: int, step: int) -> None:
+    module, broken = LanguageModel(MODEL, training()), Break("blocks.0.feed_forward.router", micro_batch)
+    batches = DataLoader(list(torch.randint(256, (9, 4, 33))), batch_size=None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"router logits of blocks\.0\.feed_forward at step {step}="):
+        plain_trainer(broken, accumulate_grad_batches=3).fit(module, batches)
+
+
+def test_those_of_another_process_stop_this_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.training.language_model.all_reduce", lambda counts: counts + torch.tensor([0, 7]))
+    batches = DataLoader(list(torch.randint(256, (2, 4, 33))), batch_size=None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"router logits of blocks\.2\.feed_forward at step 1='7 infinite or NaN'"):
+        plain_trainer().fit(LanguageModel(MODEL, training()), batches)
+
+
+def test_finite_logits_and_models_without_routers_train_on() -> None:
+    for model in (MODEL, DecoderConfig(256, 16, (BlockConfig(AttentionConfig(heads=2), FeedForwardConfig(24)),))):
+        trainer, batches = plain_trainer(), DataLoader(list(torch.randint(256, (3, 4, 33))), batch_size=None)  # type: ignore[arg-type]
+        trainer.fit(LanguageModel(model, training()), batches)
+        assert trainer.global_step == 3

@@ -16,13 +16,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.utils.data import DataLoader
-from training_cases import MODEL, WINDOWS, budget, corpus, training
+from training_cases import MODEL, MOE, WINDOWS, budget, corpus, training
 
 from toolkit.layers import MoE
 from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, MoEConfig
 from toolkit.routing import BiasBalancer, Jitter
 from toolkit.training import Fitted, LanguageModel, RouterMonitor, fit
-from toolkit.training.router_monitor import moe_layers
+from toolkit.training.router_layers import moe_layers
 from toolkit.training.router_probe import RouterProbe
 
 CONFIG = training(steps=12, log_every=4, evaluations=3)
@@ -100,6 +100,10 @@ def test_the_curves(watched: tuple[Path, Fitted, list[list[np.ndarray]]]) -> Non
         for expert in range(EXPERTS):
             assert curve(f"router/{name}/load/expert{expert}") == pytest.approx(loads[:, expert], rel=1e-5)
             assert curve(f"router/{name}/importance/expert{expert}") == pytest.approx(importance[:, expert], rel=1e-5)
+        assert curve(f"router/{name}/tokens") == [CONFIG.batch_size * CONFIG.context] * len(STEPS)
+        assert curve(f"router/{name}/non_finite") == [0.0] * len(STEPS)
+    violations = [[load_of(layer[step - 1]).max() * EXPERTS - 1 for layer in layers] for step in STEPS]
+    assert curve("router/max_violation") == pytest.approx(np.mean(violations, axis=1), rel=1e-5)
     tags = board.Tags()["scalars"]
     assert not [tag for tag in tags if "layer1" in tag or "bias_range" in tag]  # dense; and there is no balancer
     assert {"router/layer0/logit_rms", "router/layer0/logit_max", "router/layer0/flip_rate"} <= set(tags)
@@ -130,12 +134,6 @@ def test_the_run_s_figures_are_means_over_its_layers_at_the_last_record(
     )
 
 
-def test_layers_are_named_by_their_place() -> None:
-    module = LanguageModel(MODEL, CONFIG)
-    assert isinstance(module.decoder, Decoder)
-    assert [name for name, _ in moe_layers(module)] == ["layer0", "layer2"]
-
-
 def test_the_violation_over_a_validation_pass_is_that_of_all_its_tokens(tmp_path: Path) -> None:
     validated: dict[int, list[np.ndarray]] = {}
 
@@ -151,12 +149,48 @@ def test_the_violation_over_a_validation_pass_is_that_of_all_its_tokens(tmp_path
         _trainer(tmp_path, monitor).fit(module, _loader(batches[:3]), _loader(batches[3:]))
     board = EventAccumulator(str(tmp_path))
     board.Reload()
+    violations = []
     for name, layer in zip(("layer0", "layer2"), validated.values(), strict=True):
         assert len(layer) == 1 + 3  # the first is Lightning's sanity check, which is not logged
         (event,) = board.Scalars(f"router/{name}/max_violation_validation")
         expected = load_of(np.concatenate(layer[1:])).max() * EXPERTS - 1
         assert event.value == pytest.approx(expected, rel=1e-5)
         assert monitor.validation[name].max_violation == pytest.approx(expected)
+        violations.append(expected)
+    (event,) = board.Scalars("router/max_violation_validation")
+    assert event.value == pytest.approx(np.mean(violations), rel=1e-5)
+
+
+def test_what_layers_in_depth_chose_is_shown_of_the_batch_and_of_the_validation_pass(tmp_path: Path) -> None:
+    block = BlockConfig(AttentionConfig(heads=2), MoEConfig(12, 4, 2), depth_capacity=0.3)
+    module = LanguageModel(DecoderConfig(vocab_size=256, dim=16, blocks=(MOE, block)), training(steps=3, log_every=1))
+    depth, rows = module.decoder.blocks[1], {True: [], False: []}
+    with torch.no_grad():
+        depth.router.predictor_down.mul_(3)
+        depth.router.predictor_down_bias.zero_()  # it names about half of the tokens
+
+    def watch(layer: torch.nn.Module, inputs: Any, output: Any) -> None:
+        choice = depth.choice
+        best = choice.weight >= choice.weight.sort(dim=1, descending=True).values[:, [9]]  # 10 of 32
+        predicted = choice.prediction > 0
+        tables = torch.stack([choice.selected, predicted, predicted == best]).double().detach()
+        rows[layer.training].append(tables.flatten(1).numpy())
+
+    depth.register_forward_hook(watch)
+    batches = torch.randint(256, (6, 4, 33))
+    monitor = RouterMonitor(tmp_path, 1, probe=False)
+    validation = DataLoader([*batches[3:5], batches[5][:1]], batch_size=None)  # type: ignore[list-item]
+    _trainer(tmp_path, monitor).fit(module, _loader(batches[:3]), validation)
+    board = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0})
+    board.Reload()
+    for row, name in enumerate(("selected", "predicted", "accuracy")):
+        curve = [event.value for event in board.Scalars(f"router/layer1/depth_{name}")]
+        assert curve == pytest.approx([tables[row].mean() for tables in rows[True]], rel=1e-5)
+        (event,) = board.Scalars(f"router/layer1/depth_{name}_validation")
+        passed = np.concatenate([tables[row] for tables in rows[False][1:]])  # after Lightning's sanity check
+        assert event.value == pytest.approx(passed.mean(), rel=1e-5)
+    assert not [tag for tag in board.Tags()["scalars"] if tag.startswith("router/layer0/depth")]
+    assert board.Scalars("router/blocks.1.block.feed_forward/tokens")[0].value == 4 * 10
 
 
 def test_flip_rates_are_those_of_the_first_sequence_routed_again(tmp_path: Path) -> None:
@@ -173,12 +207,12 @@ def test_flip_rates_are_those_of_the_first_sequence_routed_again(tmp_path: Path)
     _trainer(tmp_path, monitor, Again()).fit(module, _loader(batches))
     pairs = itertools.pairwise(chosen)
     expected = [np.mean([len(b - a) / TOP_K for a, b in zip(*pair, strict=True)]) for pair in pairs]
-    assert monitor.flips["layer2"][1:] == pytest.approx(expected)
-    assert math.isnan(monitor.flips["layer2"][0])
+    assert monitor.flip_rates["layer2"][1:] == pytest.approx(expected)
+    assert math.isnan(monitor.flip_rates["layer2"][0])
     assert max(expected) > 0
     with np.load(tmp_path / "flip_rate.npz") as saved:
         assert set(saved.files) == {"steps", "layer0", "layer2"}
-        assert saved["layer2"].tolist() == pytest.approx(monitor.flips["layer2"], nan_ok=True)
+        assert saved["layer2"].tolist() == pytest.approx(monitor.flip_rates["layer2"], nan_ok=True)
         assert saved["steps"].tolist() == monitor.steps == [1, 2, 3, 4, 5, 6]
 
 
@@ -206,7 +240,7 @@ def test_a_checkpoint_brings_back_all_that_was_recorded(tmp_path: Path) -> None:
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert other.steps == monitor.steps == [1, 2, 4]
     assert other.loads == monitor.loads
-    assert other.flips["layer0"] == pytest.approx(monitor.flips["layer0"], nan_ok=True)
+    assert other.flip_rates["layer0"] == pytest.approx(monitor.flip_rates["layer0"], nan_ok=True)
     for name in ("layer0", "layer2"):
         assert torch.equal(other.last[name].pack(), monitor.last[name].pack())
         assert torch.equal(other.together[name], monitor.together[name])
@@ -223,19 +257,6 @@ def test_a_balancer_s_range_is_drawn(tmp_path: Path) -> None:
     bias = module.decoder.blocks[0].feed_forward.router.balancer.bias
     (event,) = board.Scalars("router/layer0/bias_range")
     assert event.value == float(bias.max() - bias.min()) > 0
-
-
-@pytest.mark.parametrize("every", [1, 1000])
-def test_logits_that_are_not_finite_stop_the_run_at_their_step(tmp_path: Path, every: int) -> None:
-    module = LanguageModel(MODEL, training())
-
-    class Break(lightning.Callback):
-        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-            if trainer.global_step == 2:
-                module.decoder.blocks[2].feed_forward.router.weight.data[1] = math.inf
-
-    with pytest.raises(ValueError, match=r"router logits of blocks\.2\.feed_forward at step 3=.* finite"):
-        _trainer(tmp_path, Break(), RouterMonitor(tmp_path, every)).fit(module, _loader(torch.randint(256, (5, 4, 33))))
 
 
 def test_a_step_of_several_micro_batches_is_recorded_once(tmp_path: Path) -> None:

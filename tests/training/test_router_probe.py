@@ -9,7 +9,7 @@ from training_cases import MODEL, training
 
 from toolkit.routing import BiasBalancer, RandomRouter
 from toolkit.training import LanguageModel
-from toolkit.training.router_monitor import moe_layers
+from toolkit.training.router_layers import moe_layers
 from toolkit.training.router_probe import RouterProbe
 
 

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from toolkit.checks import require_choice
 from toolkit.compute import cost
+from toolkit.layers import non_finite_logits, require_finite_routing
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.routing import LoadBalancingLoss, update_balancers
+from toolkit.routing.reduce import all_reduce
 from toolkit.training.config import TrainingConfig
 from toolkit.training.optimizer import build_optimizer
 from toolkit.training.schedule import learning_rate_factor
@@ -27,6 +29,9 @@ class LanguageModel(lightning.LightningModule):
     Batches are windows (batch, context + 1) int64. Validation adds up the negative log-likelihood and
     the bytes its targets stand for, over all batches and processes, so that bits per byte is one
     quotient and not a mean of means, and tokenizers can be compared.
+
+    Router logits that are infinite or NaN, in any micro-batch or process, end the run with a ``ValueError`` that names
+    the layer and the step, before the optimizer has stepped on them: it waits for the device once a step.
 
     Args:
         model: the decoder.
@@ -46,6 +51,7 @@ class LanguageModel(lightning.LightningModule):
         self.byte_lengths: Tensor
         self.register_buffer("byte_lengths", lengths.double(), persistent=False)
         self._sums: list[Tensor] = []
+        self._non_finite: dict[str, Tensor] = {}  # router logits since the last optimizer step, by layer
         self.save_hyperparameters({"model": model.to_dict(), "training": asdict(training)})
 
     @property
@@ -60,12 +66,25 @@ class LanguageModel(lightning.LightningModule):
     def training_step(self, windows: Tensor, batch_idx: int) -> Tensor:
         """windows (batch, context + 1) -> the loss to minimise, scalar."""
         loss, self.last_loss = training_loss(self.decoder, windows)
+        for path, count in non_finite_logits(self.decoder).items():
+            self._non_finite[path] = self._non_finite.get(path, 0) + count
         return loss
 
     def on_train_epoch_start(self) -> None:
         """Tell the losses that balance the global batch how many micro-batches it has."""
         for loss in self._balancing():
             loss.micro_batches = self.trainer.accumulate_grad_batches
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Refuse router logits that are not finite, of every micro-batch of the step and every process.
+
+        Raises:
+            ValueError: naming the layer and the step, in every process.
+        """
+        counts, self._non_finite = self._non_finite, {}
+        if counts:
+            total = all_reduce(torch.stack(list(counts.values())))
+            require_finite_routing(self.decoder, self.global_step + 1, dict(zip(counts, total, strict=True)))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimizer's step, which Lightning asks for when all micro-batches are in; then the routers' biases move.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from toolkit.layers import MoE
+from toolkit.layers import DepthStats, MoE
 from toolkit.routing import RoutingStats
 
 if TYPE_CHECKING:
@@ -35,15 +37,29 @@ def figures(stats: RoutingStats, moe: MoE) -> dict[str, float]:
         "gate_mass": stats.gate_mass,
         "logit_rms": stats.logit_rms,
         "logit_max": float(stats.logit_max),
+        "non_finite": float(stats.non_finite),
+        "tokens": float(stats.tokens),
         **spread,
         **by_expert,
     }
+
+
+def depth_figures(stats: DepthStats, suffix: str = "") -> dict[str, float]:
+    """Tag, with the suffix behind, and value of every curve of one mixture-of-depths layer."""
+    shares = {"selected": stats.selected, "predicted": stats.predicted, "accuracy": stats.accuracy}
+    return {f"depth_{name}{suffix}": share for name, share in shares.items()}
 
 
 def write(writer: SummaryWriter, layer: str, values: dict[str, float], step: int) -> None:
     """Add a point to each of a layer's curves, ``router/<layer>/<tag>``."""
     for tag, value in values.items():
         writer.add_scalar(f"router/{layer}/{tag}", value, step)
+
+
+def write_mean(writer: SummaryWriter, tag: str, values: Sequence[float], step: int) -> None:
+    """Add a point to the curve of the layers' mean, ``router/<tag>``; none where there is no layer."""
+    if values:
+        writer.add_scalar(f"router/{tag}", fmean(values), step)
 
 
 def draw_load(writer: SummaryWriter, layer: str, load: np.ndarray, step: int) -> None:

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
 import numpy as np
 from torch import Tensor
 
-from toolkit.layers import MoE
-from toolkit.routing import Assignment, RoutingStats, SoftRouter, co_selection, require_finite_logits
-from toolkit.routing.processes import all_reduce
+from toolkit.layers import DepthStats, MoE
+from toolkit.routing import Assignment, RoutingStats, SoftRouter, co_selection
+from toolkit.routing.reduce import all_reduce
 from toolkit.training.board import board
-from toolkit.training.router_board import draw_load, draw_pairs, figures, write
+from toolkit.training.router_board import depth_figures, draw_load, draw_pairs, figures, write, write_mean
+from toolkit.training.router_layers import depth_layers, moe_layers, routed_layers
 from toolkit.training.router_probe import RouterProbe
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class RouterMonitor(lightning.Callback):
-    """Logs how healthy each MoE layer's routing is, and refuses logits that are not finite.
+    """Logs how healthy each MoE layer's routing is, and what each mixture-of-depths layer chose.
 
     Curves ``router/<layer>/...``: load and importance by expert, token and marginal entropy and their difference
     (mutual_information), MaxVio of the batch (max_violation) and of whole validation passes
     (max_violation_validation), min_load, load_variation, dead_experts, dropped_share, gate_mass, logit_rms,
-    logit_max, bias_range where there is a balancer, and flip_rate: the share of one fixed sequence's choices that
-    changed since the record before. Heat maps when training ends: load over time, and which experts are chosen
-    together. The folder's ``load.npz`` holds the loads, ``flip_rate.npz`` the flip rates, by layer, with ``steps``.
+    logit_max, non_finite, tokens, bias_range where there is a balancer, and flip_rate: the share of one fixed
+    sequence's choices that changed since the record before. Of a mixture-of-depths layer depth_selected,
+    depth_predicted and depth_accuracy, of the batch and, with ``_validation`` behind, of whole validation passes.
+    ``router/max_violation`` and ``router/max_violation_validation`` are the means over layers.
+
+    Heat maps when training ends: load over time, and which experts are chosen together. The folder's ``load.npz``
+    holds the loads, ``flip_rate.npz`` the flip rates, by layer, with ``steps``.
 
     Figures are of the global batch (every process's tokens are added), of the last micro-batch where gradients are
     accumulated; the flip rate is of the first process's sequence. Soft routers are left out: every expert gets all
-    its slots.
-
-    Router logits that are infinite or NaN raise a ``ValueError`` that names the layer and the step: at every step
-    on a CPU, at every record on an accelerator, which between records is not waited for.
+    its slots. Between records nothing waits for the device. That logits are finite is ``LanguageModel``'s to see to.
 
     Args:
         folder: the run's folder.
@@ -46,10 +50,11 @@ class RouterMonitor(lightning.Callback):
         self.folder, self.every = folder, every
         self.steps: list[int] = []
         self.loads: dict[str, list[list[float]]] = {}
-        self.flips: dict[str, list[float]] = {}
+        self.flip_rates: dict[str, list[float]] = {}
         self.last: dict[str, RoutingStats] = {}
         self.together: dict[str, Tensor] = {}  # co-selection of the last record
         self.validation: dict[str, RoutingStats] = {}  # of the last validation pass
+        self.validation_depths: dict[str, DepthStats] = {}
         self.probe = RouterProbe() if probe else None
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Tensor, batch_idx: int) -> None:
@@ -60,18 +65,16 @@ class RouterMonitor(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Tensor, batch_idx: int
     ) -> None:
-        """Check the logits; every so often, record how the step's tokens were routed."""
+        """Every so often, record how the step's tokens were routed."""
         step = trainer.global_step
         due = step == 1 or (step > 0 and step % self.every == 0)
         due = due and self.steps[-1:] != [step]  # a step's first micro-batches end where the step before did
-        if due or batch.device.type == "cpu":
-            _require_finite(module, step)
         if due:
             self._record(trainer, module)
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
         """Forget the pass before."""
-        self.validation = {}
+        self.validation, self.validation_depths = {}, {}
 
     def on_validation_batch_end(
         self,
@@ -86,18 +89,22 @@ class RouterMonitor(lightning.Callback):
         for name, moe in routed_layers(module).items():
             stats = moe.stats
             self.validation[name] = self.validation[name] + stats if name in self.validation else stats
+        for name, layer in depth_layers(module).items():
+            self.validation_depths[name] = self._depths_so_far(name, module) + layer.stats
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Log MaxVio over the whole pass (Wang et al. 2024's MaxVio_global)."""
+        """Log MaxVio over the whole pass (Wang et al. 2024's MaxVio_global), and what layers in depth chose."""
         sums = {}
         for name, moe in moe_layers(module):  # in every process the same, whether or not it had a token for each
             if not isinstance(moe.router, SoftRouter):
                 none = RoutingStats.none(moe.choices, moe.experts.down_proj.device)
                 sums[name] = self.validation.get(name, none).all_reduce().cpu()
         self.validation = sums
+        self.validation_depths = {
+            name: self._depths_so_far(name, module).all_reduce().cpu() for name in depth_layers(module)
+        }
         if trainer.is_global_zero and not trainer.sanity_checking:
-            for name, stats in self.validation.items():
-                write(board(trainer), name, {"max_violation_validation": stats.max_violation}, trainer.global_step)
+            self._write_validation(board(trainer), trainer.global_step)
 
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
         """Draw the heat maps and save the loads and flip rates."""
@@ -105,8 +112,9 @@ class RouterMonitor(lightning.Callback):
             return
         loads = {name: np.array(rows) for name, rows in self.loads.items()}
         _save(self.folder / "load.npz", self.steps, loads)
-        if self.flips:
-            _save(self.folder / "flip_rate.npz", self.steps, {name: np.array(row) for name, row in self.flips.items()})
+        if self.flip_rates:
+            rates = {name: np.array(row) for name, row in self.flip_rates.items()}
+            _save(self.folder / "flip_rate.npz", self.steps, rates)
         for name, load in loads.items():
             draw_load(board(trainer), name, load, trainer.global_step)
         for name, together in self.together.items():
@@ -118,7 +126,7 @@ class RouterMonitor(lightning.Callback):
             "steps": self.steps,
             "loads": self.loads,
             "last": {name: stats.pack() for name, stats in self.last.items()},
-            "flips": self.flips,
+            "flip_rates": self.flip_rates,
             "together": self.together,
             "probe": None if self.probe is None else self.probe.state_dict(),
         }
@@ -127,7 +135,7 @@ class RouterMonitor(lightning.Callback):
         """From the checkpoint."""
         self.steps, self.loads = state_dict["steps"], state_dict["loads"]
         self.last = {name: RoutingStats.unpack(packed) for name, packed in state_dict["last"].items()}
-        self.flips, self.together = state_dict["flips"], state_dict["together"]
+        self.flip_rates, self.together = state_dict["flip_rates"], state_dict["together"]
         if self.probe is not None and state_dict["probe"] is not None:
             self.probe.load_state_dict(state_dict["probe"])
 
@@ -137,45 +145,34 @@ class RouterMonitor(lightning.Callback):
         self.steps.append(step)
         self.last = {name: moe.stats.all_reduce().cpu() for name, moe in layers.items()}
         self.together = {name: all_reduce(_pairs(moe)).cpu() for name, moe in layers.items()}
+        depths = {name: layer.stats.all_reduce().cpu() for name, layer in depth_layers(module).items()}
         with trainer.precision_plugin.forward_context():
-            flips = {} if self.probe is None else self.probe.flip_rates(module.decoder, layers)
-        for name in flips and layers:
-            self.flips.setdefault(name, []).append(flips.get(name, np.nan))
+            rates = {} if self.probe is None else self.probe.flip_rates(module.decoder, layers)
+        for name in rates and layers:
+            self.flip_rates.setdefault(name, []).append(rates.get(name, np.nan))
         for name, stats in self.last.items():
             self.loads.setdefault(name, []).append(stats.load.tolist())
-            if trainer.is_global_zero:
-                changed = {"flip_rate": flips[name]} if name in flips else {}
-                write(board(trainer), name, figures(stats, layers[name]) | changed, step)
+        if not trainer.is_global_zero:
+            return
+        for name, stats in self.last.items():
+            rate = {"flip_rate": rates[name]} if name in rates else {}
+            write(board(trainer), name, figures(stats, layers[name]) | rate, step)
+        write_mean(board(trainer), "max_violation", [stats.max_violation for stats in self.last.values()], step)
+        for name, chosen in depths.items():
+            write(board(trainer), name, depth_figures(chosen), step)
 
+    def _depths_so_far(self, name: str, module: Any) -> DepthStats:
+        """Of this validation pass; in every process there is one, whether or not it had a batch."""
+        return self.validation_depths.get(name, DepthStats.none(next(module.parameters()).device))
 
-def moe_layers(module: Any) -> list[tuple[str, MoE]]:
-    """Every MoE of a LanguageModel with a short name: ``layer0``, ``layer1``, ..., or its path where it is nested."""
-    return [(_short(path), moe) for path, moe in _moe_paths(module)]
-
-
-def routed_layers(module: Any) -> dict[str, MoE]:
-    """Those of :func:`moe_layers` whose last forward sent tokens to experts.
-
-    Soft routers do not, nor does a layer that only some tokens go through when none did.
-    """
-    routed = ((name, moe) for name, moe in moe_layers(module) if moe.has_run)
-    return {name: moe for name, moe in routed if isinstance(moe.assignment, Assignment)}
-
-
-def _moe_paths(module: Any) -> list[tuple[str, MoE]]:
-    return [(path, layer) for path, layer in module.decoder.named_modules() if isinstance(layer, MoE)]
-
-
-def _short(path: str) -> str:
-    plain = re.fullmatch(r"blocks\.(\d+)\.feed_forward", path)
-    return f"layer{plain[1]}" if plain else path
-
-
-def _require_finite(module: Any, step: int) -> None:
-    for path, moe in _moe_paths(module):
-        if not moe.has_run:
-            continue
-        require_finite_logits(moe.assignment.logits, path, step, getattr(moe.assignment, "valid", None))
+    def _write_validation(self, writer: SummaryWriter, step: int) -> None:
+        tag = "max_violation_validation"
+        violations = {name: stats.max_violation for name, stats in self.validation.items() if stats.tokens > 0}
+        for name, violation in violations.items():
+            write(writer, name, {tag: violation}, step)
+        write_mean(writer, tag, list(violations.values()), step)
+        for name, chosen in self.validation_depths.items():
+            write(writer, name, depth_figures(chosen, "_validation"), step)
 
 
 def _pairs(moe: MoE) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from toolkit.layers import MixtureOfDepths, MoE
 from toolkit.routing import Assignment
-from toolkit.routing.selection import flips, selection
+from toolkit.routing.selection import selection, selection_flip_rate
 
 
 class RouterProbe:
@@ -43,7 +43,7 @@ class RouterProbe:
             decoder(self.tokens.to(next(decoder.parameters()).device))
             routed = {name: moe.assignment for name, moe in layers.items() if moe.has_run}
         self.chosen = {name: selection(how).cpu() for name, how in routed.items() if isinstance(how, Assignment)}
-        return {name: _changed(before.get(name), now) for name, now in self.chosen.items()}
+        return {name: _flip_rate(before.get(name), now) for name, now in self.chosen.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -54,9 +54,9 @@ class RouterProbe:
         self.tokens, self.chosen = state_dict["tokens"], state_dict["chosen"]
 
 
-def _changed(before: Tensor | None, now: Tensor) -> float:
-    """Share of the choices that are new; nan where there is nothing to compare."""
-    return flips(before, now) if before is not None and before.shape == now.shape else torch.nan
+def _flip_rate(before: Tensor | None, now: Tensor) -> float:
+    """Share of the choices that changed; nan where there is nothing to compare."""
+    return selection_flip_rate(before, now) if before is not None and before.shape == now.shape else torch.nan
 
 
 @contextmanager

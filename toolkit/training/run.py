@@ -91,7 +91,7 @@ def fit(
         progress_bar: show Lightning's bar.
 
     Raises:
-        ValueError: if the settings do not fit the corpus or the devices.
+        ValueError: if the settings do not fit the corpus or the devices, or a router's logits are not finite.
     """
     parallel = ParallelConfig() if parallel is None else parallel
     parallel.local_batch(training.batch_size)
