@@ -12,6 +12,11 @@ from dataclasses import dataclass
 BACKWARD = 2.0
 """A product's backward pass is two products of the same size: one for each operand's gradient."""
 
+PHASES = ("both", "training", "evaluation")
+
+CERTAINTIES = ("exact", "bound", "balanced")
+"""From the most certain on: what is always run; at most that; that where loads are balanced, elsewhere more or less."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -28,6 +33,10 @@ class Work:
             recomputation included.
         backward: what the other conventions charge for that: ``BACKWARD`` whatever the backend does, 0 for
             products that get no gradient.
+        phase: when it is done: in ``"both"``, or in ``"training"`` or ``"evaluation"`` alone.
+        certainty: what a training forward's count of it depends on: ``"exact"``: on shapes alone. ``"bound"``: on
+            data, and it is at most this. ``"balanced"``: on data, and it is this where loads are balanced, or as the
+            router's balancer aims at; more or less elsewhere.
     """
 
     kind: str
@@ -36,6 +45,8 @@ class Work:
     computed: int
     computed_backward: float = BACKWARD
     backward: float = BACKWARD
+    phase: str = "both"
+    certainty: str = "exact"
 
     @classmethod
     def dense(cls, kind: str, multiply_adds: int) -> Work:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from compute_cases import CONFIGS, decoder_config
@@ -74,6 +76,55 @@ def test_so_they_are_for_every_activation_and_when_pre_activations_are_computed_
     assert memory(config, BATCH, 64).activations == pytest.approx(
         saved_bytes(Decoder(config), 64, "32-true")[0], rel=0.1
     )
+
+
+ROUTED = {
+    "top_1": MoEConfig(24, 8, 1),
+    "scored_by_themselves": MoEConfig(24, 64, 2, router="TopKRouter(score='sqrt_softplus')"),
+    "noisy": MoEConfig(24, 16, 2, router="TopKRouter(noise=NoisyTopK())"),
+    "switch": MoEConfig(24, 8, 1, router="SwitchRouter()"),
+    "gshard": MoEConfig(24, 8, 2, router="GShardRouter()"),
+    "expert_choice": MoEConfig(24, 8, 2, router="ExpertChoiceRouter(capacity_factor=2.0)"),
+    "expert_choice_of_few": MoEConfig(24, 16, 1, router="ExpertChoiceRouter(capacity_factor=0.5)"),
+    "sinkhorn": MoEConfig(24, 8, 2, router="SinkhornRouter()"),
+    "hash": MoEConfig(24, 8, 2, router="HashRouter()"),
+    "hash_with_a_gate": MoEConfig(24, 8, 2, router="HashRouter(dim=32)"),
+    "random": MoEConfig(24, 8, 2, router="RandomRouter()"),
+    "soft": MoEConfig(24, 4, 1, router="SoftRouter(slots=4)", causal=False),
+    "soft_with_many_slots": MoEConfig(24, 8, 1, router="SoftRouter(slots=16)", causal=False, shared_experts=1),
+    "shared": MoEConfig(24, 8, 2, shared_experts=2, shared_gate=True),
+    "shared_beside_choice": MoEConfig(24, 8, 2, shared_experts=2, router="ExpertChoiceRouter(capacity_factor=1.0)"),
+    "without_computation": MoEConfig(24, 4, 2, identity_experts=2, constant_experts=2),
+    "capacity": MoEConfig(24, 8, 2, capacity_factor=0.5),
+    "rounded": MoEConfig(24, 8, 2, adjust=("TokenRounding(64)",)),
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("moe", ROUTED.values(), ids=ROUTED)
+def test_so_they_are_however_tokens_are_routed(moe: MoEConfig, precision: str) -> None:
+    config = decoder_config(BlockConfig(AttentionConfig(heads=2), moe))
+    for seq_len in (50, 130):
+        run = saved_bytes(Decoder(config), seq_len, precision)[0]
+        assert memory(config, BATCH, seq_len, precision).activations == pytest.approx(run, rel=0.15)
+
+
+@pytest.mark.parametrize("router", ["ExpertChoiceRouter(capacity_factor=2.0)", "SoftRouter(slots={})", "TopKRouter()"])
+def test_what_more_experts_take_is_what_they_take_in_a_run(router: str) -> None:
+    few, many = (
+        decoder_config(BlockConfig(AttentionConfig(heads=2), MoEConfig(48, n, 2, router=text, causal=False)))
+        for n, text in ((4, router.format(4)), (32, router.format(8)))
+    )
+    planned = memory(many, BATCH, 64).activations - memory(few, BATCH, 64).activations
+    run = saved_bytes(Decoder(many), 64, "32-true")[0] - saved_bytes(Decoder(few), 64, "32-true")[0]
+    assert planned == pytest.approx(run, rel=0.15)
+
+
+@pytest.mark.parametrize("moe", [ROUTED["expert_choice"], ROUTED["soft"]], ids=["expert_choice", "soft"])
+def test_pre_activations_that_are_computed_again_take_nothing(moe: MoEConfig) -> None:
+    config = decoder_config(BlockConfig(AttentionConfig(heads=2), replace(moe, hidden_dim=64, recompute=True)))
+    run = saved_bytes(Decoder(config), 64, "32-true")[0]
+    assert memory(config, BATCH, 64).activations == pytest.approx(run, rel=0.15)
 
 
 @pytest.mark.parametrize("capacity", [0.25, 0.75])

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.attention import Causal, Documents, Full, KeyValueCache, Pattern, RollingCache, SlidingWindow
-from toolkit.layers import Block, MixtureOfDepths, MoE, RotaryEmbedding, SelfAttention, SwiGLU, auxiliary_losses
+from toolkit.attention.selection import MoBA
+from toolkit.layers import (
+    Block,
+    MixtureOfDepths,
+    MoE,
+    RotaryEmbedding,
+    SelfAttention,
+    Sequences,
+    SwiGLU,
+    auxiliary_losses,
+)
 from toolkit.routing import HashRouter
 
 DIM = 8
@@ -113,6 +123,12 @@ def test_evaluation_does_not_read_the_future(kind: str) -> None:
         torch.testing.assert_close(layer(x[:, :cut]), y[:, :cut], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_of_no_rows_stays_one(training: bool) -> None:
+    layer = build().train(training)
+    assert layer(tokens(batch=0)).shape == (0, 13, DIM)
+
+
 def test_rows_of_a_batch_do_not_meet_in_evaluation() -> None:
     layer, x = build("moe").eval(), tokens()
     alone = torch.cat([layer(row[None]) for row in x])
@@ -131,10 +147,10 @@ def test_padding_is_in_no_statistic_of_the_experts() -> None:
 def test_a_router_that_hashes_tokens_gets_the_ids_of_the_chosen_ones(training: bool) -> None:
     layer, x, ids = build().train(training), tokens(), torch.randint(50, (4, 13))
     layer.block.feed_forward = MoE(DIM, 12, 4, 1, router=HashRouter(4, vocab_size=50, dim=DIM)).double()
-    y, selected = layer(x, token_ids=ids), layer.choice.selected
+    y, selected = layer(x, sequences=Sequences(ids)), layer.choice.selected
     hidden = copy.deepcopy(layer.block)
     hidden.attention.core.pattern = Causal() & Documents(selected.long() - 1)
-    update = hidden(x, token_ids=ids) - x
+    update = hidden(x, sequences=Sequences(ids)) - x
     expected = x + (x @ layer.router.weight[0])[..., None] * update
     torch.testing.assert_close(y[selected], expected[selected], rtol=0, atol=1e-12)
 
@@ -157,7 +173,7 @@ def test_a_window_and_the_cache_for_it_count_chosen_tokens() -> None:
     torch.testing.assert_close(torch.cat(parts, dim=1), y, rtol=0, atol=1e-12)
     index = layer.choice.index[0]
     few = x[:, index[-2:]]  # the last chosen token sees itself and the chosen one before, wherever that stands
-    update = layer.block(few, positions=index[None, -2:]) - few
+    update = layer.block(few, sequences=Sequences(positions=index[None, -2:])) - few
     last = few + (few @ layer.router.weight[0])[..., None] * update
     torch.testing.assert_close(y[0, index[-1]], last[0, -1], rtol=0, atol=1e-12)
 
@@ -166,10 +182,11 @@ def test_rotary_positions_are_those_of_the_whole_sequence() -> None:
     # Rotary scores know differences of positions only: moving all tokens changes nothing, spreading them does.
     block, x = build_block().double(), tokens(2, 5)
     at = torch.tensor([[0, 3, 4, 9, 11], [2, 3, 5, 7, 8]])
-    y = block(x, positions=at)
-    torch.testing.assert_close(block(x, positions=at + 7), y, rtol=0, atol=1e-6)  # angles are fp32
-    torch.testing.assert_close(block(x, positions=torch.arange(5).expand(2, 5)), block(x), rtol=0, atol=1e-12)
-    assert (block(x, positions=2 * at) - y)[:, 1:].abs().amax() > 1e-3
+    y = block(x, sequences=Sequences(positions=at))
+    moved, plain = Sequences(positions=at + 7), Sequences(positions=torch.arange(5).expand(2, 5))
+    torch.testing.assert_close(block(x, sequences=moved), y, rtol=0, atol=1e-6)  # angles are fp32
+    torch.testing.assert_close(block(x, sequences=plain), block(x), rtol=0, atol=1e-12)
+    assert (block(x, sequences=Sequences(positions=2 * at)) - y)[:, 1:].abs().amax() > 1e-3
 
 
 def test_the_router_learns_through_r_and_the_predictor_from_its_own_loss() -> None:
@@ -308,3 +325,57 @@ def test_the_predictors_loss_over_no_token_is_zero() -> None:
     layer = MixtureOfDepths(Block(16, SelfAttention(16, 2), SwiGLU(16, 12)), 16)
     layer(torch.zeros(2, 0, 16))
     assert float(layer.losses["depth"]) == 0.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("left", [[0, 0, 0], [4, 1, 2]], ids=["right", "either side"])
+def test_padding_is_never_chosen_and_not_counted(kind: str, training: bool, left: list[int]) -> None:
+    layer, rows, lengths = build(kind).train(training), tokens(3, 13), [13, 6, 9]
+    x, valid = 5 * tokens(3, 17), torch.zeros(3, 17, dtype=torch.bool)
+    for n, (start, length) in enumerate(zip(left, lengths, strict=True)):
+        x[n, start : start + length], valid[n, start : start + length] = rows[n, :length], True
+    y = layer(x, sequences=Sequences.of(valid=valid))
+    choice, stats, losses = layer.choice, layer.stats, layer.losses
+    assert torch.equal(y[~valid], x[~valid])
+    assert not choice.selected[~valid].any()
+    expected, counts, agreed, weighed = [], [], 0.0, 0.0
+    for row, length in zip(rows, lengths, strict=True):
+        expected.append(layer(row[None, :length])[0])
+        counts.append(int(layer.choice.selected.sum()))
+        agreed += layer.stats.accuracy * length
+        weighed += float(layer.losses["depth"].detach()) * length if training else 0.0
+    torch.testing.assert_close(y[valid], torch.cat(expected), rtol=0, atol=1e-12)
+    assert choice.selected.sum(1).tolist() == counts
+    assert counts == [6, 3, 4] or not training  # 0.4 of 13, 6 and 9, rounded up
+    assert stats.selected == pytest.approx(sum(counts) / sum(lengths))
+    assert stats.accuracy == pytest.approx(agreed / sum(lengths))
+    if training:
+        assert float(losses["depth"].detach()) == pytest.approx(weighed / sum(lengths))
+
+
+def test_a_row_of_padding_only_passes_by() -> None:
+    layer, x = build("moe"), tokens(2, 5)
+    valid = torch.tensor([[False] * 5, [True] * 5])
+    y = layer(x, sequences=Sequences.of(valid=valid))
+    assert torch.equal(y[0], x[0])
+    torch.testing.assert_close(y[1:], layer(x[1:]), rtol=0, atol=1e-12)
+    assert torch.equal(layer(x, sequences=Sequences.of(valid=torch.zeros_like(valid))), x)
+    assert float(layer.losses["depth"].detach()) == 0.0
+
+
+def test_keys_chosen_by_content_take_a_padded_batch_of_which_padding_is_never_chosen() -> None:
+    layer, rows = build(), tokens(2, 7)
+    layer.block.attention = SelfAttention(DIM, 2, pattern=MoBA(block=2, top_k=1), rope=RotaryEmbedding(4)).double()
+    x, valid = torch.cat([tokens(2, 3), rows], dim=1), torch.arange(10).expand(2, 10) >= 3
+    torch.testing.assert_close(layer(x, sequences=Sequences.of(valid=valid))[:, 3:], layer(rows), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="^sequence_ids=.*None with MoBA"):
+        layer(x, sequences=Sequences.of(sequence_ids=valid.long()))
+
+
+def test_it_refuses_documents_beside_a_cache_before_the_cache_is_changed() -> None:
+    layer, cache = build().eval(), KeyValueCache()
+    for name, table in (("valid", torch.ones(1, 5) > 0), ("sequence_ids", torch.zeros(1, 5).long())):
+        with pytest.raises(ValueError, match=f"^{name}=.*None with a cache"):
+            layer(tokens(1, 5), cache, sequences=Sequences.of(**{name: table}))
+    assert cache.length(~0) == 0

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from toolkit.layers import MoE, auxiliary_losses
-from toolkit.layers.together import leave_together
+from toolkit.layers.joined import join_losses
 
 
 def parts() -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -17,7 +17,7 @@ def parts() -> tuple[Tensor, Tensor, dict[str, Tensor]]:
 
 def test_values_are_unchanged() -> None:
     _, y, losses = parts()
-    left, with_it = leave_together(y, losses)
+    left, with_it = join_losses(y, losses)
     assert torch.equal(left, y)
     assert with_it.keys() == losses.keys()
     assert all(torch.equal(with_it[name], losses[name]) for name in losses)
@@ -31,23 +31,23 @@ def test_gradients_are_unchanged(of_y: float, of_square: float, of_cube: float) 
         return torch.autograd.grad(total, w, retain_graph=True)[0]
 
     w, y, losses = parts()
-    torch.testing.assert_close(gradient(w, *leave_together(y, losses)), gradient(w, y, losses))
+    torch.testing.assert_close(gradient(w, *join_losses(y, losses)), gradient(w, y, losses))
 
 
 def test_they_are_outputs_of_one_node() -> None:
     _, y, losses = parts()
-    left, with_it = leave_together(y, losses)
+    left, with_it = join_losses(y, losses)
     assert {loss.grad_fn for loss in with_it.values()} == {left.grad_fn}
 
 
 def test_without_losses_there_is_no_node() -> None:
     _, y, _ = parts()
-    assert leave_together(y, {}) == (y, {})
+    assert join_losses(y, {}) == (y, {})
 
 
 def test_the_output_may_be_changed_in_place() -> None:
     w, y, losses = parts()
-    left, with_it = leave_together(y, losses)
+    left, with_it = join_losses(y, losses)
     left += 1
     left.mul_(3)
     (gradient,) = torch.autograd.grad(left.sum() + with_it["square"], w)
@@ -75,3 +75,16 @@ def test_hooks_on_a_moes_output_have_run_when_the_routers_gradient_is_made() -> 
     y = moe(x)
     (sum(auxiliary_losses(moe).values()) + y.square().sum()).backward()
     assert order == ["output", "router"]
+
+
+def test_functional_gradients_go_through() -> None:
+    moe, x = MoE(8, 16, 4, 2, backend="reference"), torch.randn(5, 8)
+    parameters = dict(moe.named_parameters())
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(moe, parameters, (x,)).square().sum()
+
+    found = torch.func.grad(loss)(parameters)
+    loss(parameters).backward()
+    for name, parameter in moe.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad)

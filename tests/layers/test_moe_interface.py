@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from toolkit.layers import Activation, MoE, SwiGLU, auxiliary_losses
-from toolkit.routing import Assignment, Capacity, TopKRouter
+from toolkit.layers import Activation, MoE, SwiGLU, ZeroComputationExperts, auxiliary_losses
+from toolkit.routing import Assignment, Capacity, SoftRouter, TopKRouter
 
 
 class Fixed(nn.Module):
@@ -89,7 +89,7 @@ def test_a_layer_that_must_be_causal_refuses_what_reads_ahead() -> None:
 @pytest.mark.parametrize("activation", ["swiglu", "gelu"])
 def test_work_is_what_a_forward_multiplies(activation: str, bias: bool) -> None:
     moe = MoE(8, 12, 6, 2, shared_experts=3, shared_gate=True, activation=activation, bias=bias)
-    assert moe.experts_per_token == 2
+    assert moe.experts_per_token(10) == 2
     with FlopCounterMode(display=False) as counter:
         y = moe(torch.randn(10, 8, requires_grad=True))
     work = moe.work(10)
@@ -153,3 +153,28 @@ def test_no_tokens_are_no_trouble(backend: str, settings: dict[str, Any]) -> Non
         assert y.shape == shape
         assert all(p.grad is not None and (p.grad == 0).all() for p in moe.parameters())
         assert moe.stats.entropy == moe.stats.dropped == 0
+
+
+def test_inputs_and_parts_of_another_size_are_named() -> None:
+    moe = MoE(16, 32, 4, 2)
+    with pytest.raises(ValueError, match=r"x.shape=\(3, 12\): it must be \(\.\.\., dim\) with dim=16"):
+        moe(torch.randn(3, 12))
+    with pytest.raises(ValueError, match="x.dtype=torch.bfloat16: it must be that of the experts' weights"):
+        moe(torch.randn(3, 16).bfloat16())
+    with pytest.raises(ValueError, match="router.dim=12: it must be this layer's, 16"):
+        MoE(16, 32, 4, 2, router=TopKRouter(12, 4, 2))
+    with pytest.raises(ValueError, match="router.dim=12: it must be this layer's, 16"):
+        MoE(16, 32, 4, 2, router=SoftRouter(12, 4, 1))
+    with pytest.raises(ValueError, match="zero_experts.dim=12: it must be this layer's, 16"):
+        MoE(16, 32, 4, 2, zero_experts=ZeroComputationExperts(12, 1))
+    with pytest.raises(ValueError, match=r"x.shape=\(16,\): it must be \(\.\.\., length, dim\) with a SoftRouter"):
+        MoE(16, 32, 4, 2, router=SoftRouter(16, 4, 1))(torch.randn(16))
+
+
+def test_capacity_does_not_drop_experts_without_computation() -> None:
+    moe = MoE(16, 32, 4, 2, zero_experts=ZeroComputationExperts(16, 2, 2), capacity_factor=0.25)
+    moe(torch.randn(64, 16))
+    free = moe.assignment.choice >= 4
+    assert free.any()
+    assert torch.equal(moe.assignment.expert[free], moe.assignment.choice[free])
+    assert int(moe.assignment.dropped) > 0

@@ -125,7 +125,7 @@ def test_work_is_what_a_forward_multiplies(kinds: dict[str, Any]) -> None:
     zero = ZeroComputationExperts(DIM, **kinds)
     choices = FIRST + zero.count
     moe = MoE(DIM, 10, FIRST, top_k=choices, zero_experts=zero)  # every expert, so that none is left to chance
-    assert moe.experts_per_token == FIRST
+    assert moe.experts_per_token(7) == FIRST
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         moe(torch.randn(7, DIM))
     assert counter.get_total_flops() == 2 * sum(part.needed for part in moe.work(7))
@@ -133,7 +133,7 @@ def test_work_is_what_a_forward_multiplies(kinds: dict[str, Any]) -> None:
 
 def test_a_fair_share_of_the_choices_computes() -> None:
     moe = MoE(DIM, 10, 6, 2, zero_experts=ZeroComputationExperts(DIM, identity=2))
-    assert moe.experts_per_token == 2 * 6 / 8
+    assert moe.experts_per_token(8) == 2 * 6 / 8
     needed = {part.kind: part.needed for part in moe.work(8)}
     assert needed["experts"] == 8 * 1.5 * 3 * DIM * 10
     assert needed["router"] == 8 * DIM * 8

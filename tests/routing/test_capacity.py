@@ -72,6 +72,16 @@ def test_each_expert_keeps_the_first_of_its_queue(seed: int, tokens: int, top_k:
     assert int(found.dropped) == int((assignment.expert >= 0).sum()) - sum(kept)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_experts_without_computation_take_all_that_comes(policy: str) -> None:
+    assignment, capacity = routed(0, 40, 2), Capacity(0.3, policy)
+    every, some = capacity(assignment), capacity(replace(assignment, computing=2))
+    free = assignment.expert >= 2
+    assert torch.equal(some.expert[free], assignment.expert[free])
+    assert not torch.equal(every.expert[free], assignment.expert[free])
+    assert torch.equal(some.expert[~free], every.expert[~free])
+
+
 @given(st.integers(0, 2**31), st.integers(0, 20), st.integers(1, 3), SETTINGS)
 def test_what_the_router_chose_is_counted_before_dropping(
     seed: int, tokens: int, top_k: int, settings: dict[str, str]

@@ -61,7 +61,7 @@ def test_every_expert_has_its_capacity_and_tokens_use_the_factor_on_average() ->
     assignment = router(torch.randn(20, DIM))
     assert assignment.counts().tolist() == [8] * EXPERTS
     assert len(assignment.token) == 8 * EXPERTS  # and no row is wasted where there is one sequence
-    assert len(pairs(assignment)) / 20 == router.top_k == router.experts_per_token == 2.0
+    assert len(pairs(assignment)) == router.rows(20) == 2 * 20
     each = [sum(token == t for token, _ in pairs(assignment)) for t in range(20)]
     assert min(each) < 2 < max(each)
     assert assignment.losses == {}
@@ -152,6 +152,20 @@ def test_recomputed_activations_do_not_count_twice(use_reentrant: bool) -> None:
     assert int(recomputed.batches) == 1
     assert torch.equal(recomputed.threshold, plain.threshold)
     assert recomputed.weight.grad is not None
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_compiled_code_that_is_recomputed_moves_the_threshold_once(use_reentrant: bool) -> None:
+    torch._dynamo.reset()
+    plain = ExpertChoiceRouter(DIM, EXPERTS)
+    recomputed = deepcopy(plain)
+    compiled = torch.compile(lambda x: recomputed(x).weight, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        x = torch.randn(20, DIM, requires_grad=True)
+        plain(x)
+        checkpoint(compiled, x, use_reentrant=use_reentrant).sum().backward()
+    assert int(recomputed.batches) == int(plain.batches) == 2
+    torch.testing.assert_close(recomputed.threshold, plain.threshold)
 
 
 def test_the_threshold_is_in_the_checkpoint_and_fp32_in_a_half_precision_model() -> None:

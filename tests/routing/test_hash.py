@@ -183,3 +183,8 @@ def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> 
 def test_without_token_ids_it_says_what_it_needs() -> None:
     with pytest.raises(ValueError, match="token_ids=None: it must be the tokens' ids in the vocabulary"):
         HashRouter(EXPERTS, vocab_size=VOCAB)(torch.randn(3, DIM))
+
+
+def test_one_normalised_gate_warns_that_nothing_is_learned() -> None:
+    with pytest.warns(UserWarning, match="normalize=True with top_k=1 makes every gate 1"):
+        HashRouter(8, 1, vocab_size=5, dim=4, normalize=True)

@@ -68,7 +68,7 @@ def test_every_router_is_written_with_the_sizes_left_out(text: str, kind: type[n
 def test_every_public_module_and_adjustment_has_a_name_and_bases_have_none() -> None:
     public = {name: value for name, value in vars(routing).items() if name in routing.__all__}
     modules = {name for name, value in public.items() if isinstance(value, type) and issubclass(value, nn.Module)}
-    bases = {"Router", "FixedRouter", "AuxiliaryLoss", "Balancer"} & modules
+    bases = {"Router", "GatedRouter", "FixedRouter", "AuxiliaryLoss", "Balancer"} & modules
     with pytest.raises(ValueError, match="nothing is called Nothing; known are ") as caught:
         built("Nothing()")
     known = str(caught.value).split("known are ")[1].split(";")[0].split(", ")

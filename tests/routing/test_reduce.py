@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from halves import MICRO_BATCHES, STEPS, train
 
-from toolkit.routing.processes import all_reduce, distributed
+from toolkit.routing.reduce import all_reduce, distributed
 
 SCRIPT = Path(__file__).with_name("halves.py")
 

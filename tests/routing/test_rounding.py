@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +12,7 @@ from routing_laws import DIM, EXPERTS, pairs
 
 from toolkit.routing import Assignment, Capacity, TokenRounding, TopKRouter
 from toolkit.routing.assignment import count
+from toolkit.routing.scores import SCORES
 
 
 def routed(seed: int, tokens: int, top_k: int) -> Assignment:
@@ -19,11 +22,15 @@ def routed(seed: int, tokens: int, top_k: int) -> Assignment:
 
 
 def plain_rounding(assignment: Assignment, multiple: int) -> dict[tuple[int, int], float]:
-    """Each expert alone: sort who chose it by gate and all others by probability, and cut at the nearest multiple."""
+    """Each expert alone: sort who chose it by gate and all others by probability, and cut at the nearest multiple.
+
+    Top-k gates are probabilities over their sum, so an added one is a probability over the sum of those chosen.
+    """
     chosen, probabilities = pairs(assignment), assignment.probabilities.detach()
     real = [token for token in range(assignment.tokens) if assignment.valid is None or bool(assignment.valid[token])]
+    chosen_of = {token: [e for t, e in chosen if t == token] for token in real}
     rounded = {}
-    for expert in range(assignment.num_experts):
+    for expert in range(assignment.computing_experts):
         inside = sorted((token for token, e in chosen if e == expert), key=lambda token: -chosen[token, expert])
         outside = [token for token in real if (token, expert) not in chosen]
         outside.sort(key=lambda token: -float(probabilities[token, expert]))
@@ -31,7 +38,10 @@ def plain_rounding(assignment: Assignment, multiple: int) -> dict[tuple[int, int
         above = below + multiple
         up = above - len(inside) <= len(inside) - below and above <= len(real)
         for token in (inside + outside)[: above if up else below]:
-            rounded[token, expert] = chosen.get((token, expert), float(probabilities[token, expert]))
+            mine = chosen_of[token]
+            denominator = float(probabilities[token, mine].sum()) if len(mine) > 1 else 1.0
+            added = float(probabilities[token, expert]) / denominator
+            rounded[token, expert] = chosen.get((token, expert), added)
     return rounded
 
 
@@ -59,6 +69,28 @@ def test_the_triples_stay_in_order_and_what_was_chosen_stays_counted(
     assert torch.equal(found.counts(), assignment.counts())
     lost = pairs(assignment).keys() - pairs(found).keys()
     assert int(found.dropped) == len(lost)
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid", "sqrt_softplus"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_an_added_gate_is_the_score_under_the_denominator_of_those_chosen(score: str, normalize: bool) -> None:
+    router = TopKRouter(DIM, EXPERTS, 2, score=score, normalize=normalize, scale=2.5).double()
+    assignment = router(torch.randn(50, DIM, dtype=torch.float64))
+    raw = SCORES[score](assignment.logits).raw.detach()
+    added = pairs(TokenRounding(8)(assignment)).items() - pairs(assignment).items()
+    assert added
+    for (token, expert), gate in added:
+        denominator = raw[token, assignment.indices[token]].sum() if normalize else 1.0
+        assert gate == pytest.approx(float(2.5 * raw[token, expert] / denominator), rel=1e-9)
+
+
+def test_experts_without_computation_are_left_alone() -> None:
+    assignment = replace(routed(0, 60, 2), computing=3)
+    found = TokenRounding(8)(assignment)
+    before, after = (count(a.expert, EXPERTS) for a in (assignment, found))
+    assert (after[:3] % 8 == 0).all()
+    assert torch.equal(after[3:], before[3:])
+    assert (before[3:] % 8 != 0).any()
 
 
 def test_enough_tokens_round_by_half_a_tile_at_most() -> None:

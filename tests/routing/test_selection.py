@@ -39,7 +39,9 @@ def test_pairs_are_counted_token_by_token(seed: int, tokens: int, experts: int, 
 
 
 @given(SEEDS, TOKENS, EXPERTS, st.data())
-def test_flips_are_what_is_in_one_of_the_two_only(seed: int, tokens: int, experts: int, data: st.DataObject) -> None:
+def test_changed_choices_are_what_is_in_one_of_the_two_only(
+    seed: int, tokens: int, experts: int, data: st.DataObject
+) -> None:
     before, after = some(seed, tokens, experts, data), some(seed + 1, tokens, experts, data)
     changed = sum(len(a ^ b) for a, b in zip(sets(before), sets(after), strict=True))
     both = sum(len(a) + len(b) for a, b in zip(sets(before), sets(after), strict=True))

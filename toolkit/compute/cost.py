@@ -12,7 +12,7 @@ from torch import nn
 from toolkit.checks import require_positive
 from toolkit.layers import MixtureOfDepths, MoE
 from toolkit.models import Decoder, DecoderConfig
-from toolkit.work import BACKWARD, Work
+from toolkit.work import BACKWARD, CERTAINTIES, Work
 
 CONVENTIONS = ("exact", "palm", "hardware", "full_square")
 
@@ -23,12 +23,15 @@ KINDS = ("embedding", "head", "attention", "feed_forward", "experts", "shared_ex
 class Cost:
     """Parameters and FLOPs of a decoder at one sequence length.
 
+    They are made of shapes alone. Where a training step's work depends on its data they are a bound of it, or what
+    balanced loads would give, which :attr:`certainty` tells.
+
     Attributes:
         seq_len: tokens in a sequence.
         parameters: how many of each kind (``KINDS``); a tied head counts once, as the embedding.
-        active_parameters: those that one token uses on average: of the routed experts, top_k; of a layer that only
-            some tokens go through, their share.
-        work: every product of a forward over one sequence.
+        active_parameters: those that one token uses on average, in training: of the routed experts as many as there
+            are rows a token, all of them with a soft router; of a layer that only some tokens go through, their share.
+        work: every product of a forward over one sequence, in training, evaluation or both.
     """
 
     seq_len: int
@@ -47,8 +50,23 @@ class Cost:
         return sum(self.active_parameters.values())
 
     @property
+    def certainty(self) -> str:
+        """What ``training_flops`` is of the FLOPs of a training step, as the least certain part of it says.
+
+        ``"exact"``: every step computes just that: all but what follows.
+        ``"bound"``: at most that, since how much depends on data: GShard's random second expert, capacity.
+        ``"balanced"``: that where loads are balanced, or as the target of a ``BiasBalancer`` says; elsewhere more or
+        less: experts without computation (but with expert choice), token rounding.
+        :func:`toolkit.compute.measure` counts what a run computes.
+        """
+        return max((part.certainty for part in self.work), key=CERTAINTIES.index, default="exact")
+
+    @property
     def forward_flops(self) -> dict[str, float]:
-        """FLOPs per token of a forward, by convention; 2 for each multiply-add.
+        """FLOPs per token of a forward in evaluation, by convention; 2 for each multiply-add.
+
+        Without a router's noise, and with all that training's capacity would have dropped. Where evaluation chooses by
+        a threshold on data (expert choice, a mixture-of-depths layer) it is taken to choose as much as training does.
 
         ``exact``: products only, over visible pairs, router and chosen experts included.
         ``full_square``: the same had every (query, key) pair been computed.
@@ -56,8 +74,9 @@ class Cost:
         ``palm``: 2 N + 4 L H Q T with N the active parameters (Chowdhery et al. 2022, arXiv 2204.02311,
         appendix B): full square, every parameter taken for a product.
         """
+        parts = [part for part in self.work if part.phase != "training"]
         needed, square, computed = (
-            sum(getattr(part, name) for part in self.work) for name in ("needed", "square", "computed")
+            sum(getattr(part, name) for part in parts) for name in ("needed", "square", "computed")
         )
         palm = self.total_active_parameters + self._square_scores / self.seq_len
         return {
@@ -69,14 +88,15 @@ class Cost:
 
     @property
     def training_flops(self) -> dict[str, float]:
-        """FLOPs per token of a forward and backward, by convention.
+        """FLOPs per token of a training step's forward and backward, by convention; see also ``certainty``.
 
-        Backward is twice the forward where there is one, but in ``hardware``, which counts recomputation as
-        it is run.
+        Noise that a router adds is in it. Backward is twice the forward where there is one, but in ``hardware``, which
+        counts recomputation as it is run.
         """
-        needed = sum((1 + part.backward) * part.needed for part in self.work)
-        square = sum((1 + part.backward) * part.square for part in self.work)
-        computed = sum((1 + part.computed_backward) * part.computed for part in self.work)
+        parts = [part for part in self.work if part.phase != "evaluation"]
+        needed = sum((1 + part.backward) * part.needed for part in parts)
+        square = sum((1 + part.backward) * part.square for part in parts)
+        computed = sum((1 + part.computed_backward) * part.computed for part in parts)
         return {
             "exact": 2 * needed / self.seq_len,
             "palm": (1 + BACKWARD) * self.forward_flops["palm"],
@@ -100,10 +120,16 @@ def cost(config: DecoderConfig, seq_len: int) -> Cost:
         ValueError: if ``seq_len`` is not positive.
     """
     require_positive(seq_len=seq_len)
-    with torch.device("meta"):
-        decoder = Decoder(config)
+    decoder = shapes_of(config)
     parameters = count_parameters(decoder)
-    return Cost(seq_len, dict(parameters), _active(parameters, decoder), tuple(decoder.work(seq_len)))
+    return Cost(seq_len, dict(parameters), _active(parameters, decoder, seq_len), tuple(decoder.work(seq_len)))
+
+
+@lru_cache(maxsize=8)
+def shapes_of(config: DecoderConfig) -> Decoder:
+    """The decoder of ``config`` without memory, to be asked for sizes and left as it is."""
+    with torch.device("meta"):
+        return Decoder(config)
 
 
 def count_parameters(model: nn.Module) -> Counter[str]:
@@ -124,21 +150,29 @@ def _kind(name: str, module: nn.Module) -> str:
     return str(getattr(module, "kind", name))  # the embedding and the head are called by their names
 
 
-def _active(parameters: Counter[str], decoder: Decoder) -> dict[str, int]:
+def _active(parameters: Counter[str], decoder: Decoder, seq_len: int) -> dict[str, int]:
     """Of each kind, what one token uses on average: its experts, and the layers that it goes through."""
     idle: Counter[str] = Counter()
-    for module in decoder.modules():
-        if isinstance(module, MoE):
-            idle["experts"] += _idle(module)
-        elif isinstance(module, MixtureOfDepths):
-            passed_by = 1 - module.router.capacity
-            layer = count_parameters(module.block)
-            layer["experts"] -= sum(_idle(moe) for moe in module.block.modules() if isinstance(moe, MoE))
-            idle.update({kind: round(passed_by * count) for kind, count in layer.items()})
+    for layer in decoder.blocks:
+        if not isinstance(layer, MixtureOfDepths):
+            idle["experts"] += _idle(layer, seq_len)
+            continue
+        through = layer.router.count(seq_len)
+        used = count_parameters(layer.block)
+        unused = _idle(layer.block, through)
+        idle["experts"] += unused
+        used["experts"] -= unused
+        idle.update({kind: round((1 - through / seq_len) * count) for kind, count in used.items()})
     return {kind: count - idle[kind] for kind, count in parameters.items()}
 
 
-def _idle(moe: MoE) -> int:
-    """Parameters of the experts that a token does not use, where it uses a fraction on average."""
-    idle = moe.num_experts - min(moe.experts_per_token, moe.num_experts)
-    return round(sum(idle * weight[0].numel() for weight in moe.experts.parameters()))
+def _idle(layer: nn.Module, seq_len: int) -> int:
+    """Parameters of the layer's experts that a token of so long a sequence does not use, on average."""
+    return round(
+        sum(
+            (moe.num_experts - moe.experts_per_token(seq_len)) * weight[0].numel()
+            for moe in layer.modules()
+            if isinstance(moe, MoE)
+            for weight in moe.experts.parameters()
+        )
+    )

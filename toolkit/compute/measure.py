@@ -7,8 +7,8 @@ share is kept, which the brute-force mask says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,12 @@ from toolkit.models import Decoder
 
 @dataclass(frozen=True)
 class Measured:
-    """FLOPs per token that a run of the model counted, forward and forward + backward."""
+    """FLOPs per token that runs of the model counted.
+
+    Attributes:
+        forward_flops: of a forward in evaluation.
+        training_flops: of a forward and backward in training.
+    """
 
     forward_flops: float
     training_flops: float
@@ -39,33 +44,39 @@ class _Call:
 
 
 def measure(decoder: Decoder, seq_len: int, batch_size: int = 1, seed: int = 0) -> Measured:
-    """Count one forward and backward of ``decoder`` on random tokens, in the ``exact`` convention.
+    """Count a forward in evaluation, and a forward and backward in training, in the ``exact`` convention.
 
-    Runs the reference backends on the decoder's device, so it is for small shapes. The model's
-    gradients are cleared; its weights are left as they were. Layers that choose keys by content are counted
-    with the gates they compute and mask, which ``exact`` leaves out.
+    Of a copy of ``decoder`` on random tokens: the model, and torch's generators, are left as they were. What depends on
+    data is counted as it came: second experts that GShard leaves out and tokens that capacity drops are not computed.
+    Runs the reference backends on the decoder's device, so it is for small shapes. Layers that choose keys by content
+    are counted with the gates they compute and mask, which ``exact`` leaves out.
+
+    Args:
+        decoder: the model; its mode does not matter.
+        seq_len: tokens in a sequence.
+        batch_size: sequences.
+        seed: of the tokens, and of what routers draw.
     """
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(decoder.config.vocab_size, (batch_size, seq_len), generator=generator)
     tokens = tokens.to(decoder.embedding.weight.device)
     calls: list[_Call] = []
-    with _reference_backends(decoder, calls):
-        logits, forward = _counted(lambda: decoder(tokens).logits)
+    copy = _on_reference_backends(deepcopy(decoder), calls)
+    devices = [tokens.device] if tokens.is_cuda else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            _, evaluation = _counted(lambda: copy.eval()(tokens))
+        evaluation -= sum((1 - call.visible) * _attention_flops(call)[0] for call in calls)
+        calls.clear()
+        logits, forward = _counted(lambda: copy.train()(tokens).logits)
         _, backward = _counted(lambda: logits.square().mean().backward())
-    decoder.zero_grad()
-    for call in calls:
-        core_forward, core_backward = _attention_flops(call)
-        forward -= (1 - call.visible) * core_forward
-        backward -= (1 - call.visible) * core_backward
-    return Measured(forward / tokens.numel(), (forward + backward) / tokens.numel())
+    masked = sum((1 - call.visible) * sum(_attention_flops(call)) for call in calls)
+    return Measured(evaluation / tokens.numel(), (forward + backward - masked) / tokens.numel())
 
 
-@contextmanager
-def _reference_backends(decoder: Decoder, calls: list[_Call]) -> Iterator[None]:
-    """Fill the attention's seam with a recorder, and set the experts to the plain loop, for a while."""
-    attentions = [module for module in decoder.modules() if isinstance(module, SelfAttention)]
-    experts = [module for module in decoder.modules() if isinstance(module, Experts)]
-    attends, backends = [module.attend for module in attentions], [module.backend for module in experts]
+def _on_reference_backends(decoder: Decoder, calls: list[_Call]) -> Decoder:
+    """The same, its attention's seam filled with a recorder, its experts set to the plain loop."""
 
     def record(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, **settings: Any) -> Tensor:
         where = {name: settings[name] for name in ("q_start", "kv_start") if name in settings}
@@ -73,17 +84,12 @@ def _reference_backends(decoder: Decoder, calls: list[_Call]) -> Iterator[None]:
         calls.append(_Call((q.shape, k.shape, v.shape), q.dtype, visible))
         return attention(q, k, v, pattern, **{**settings, "backend": "reference"})
 
-    try:
-        for module in attentions:
+    for module in decoder.modules():
+        if isinstance(module, SelfAttention):
             module.attend = record
-        for expert in experts:
-            expert.backend = "reference"
-        yield
-    finally:
-        for module, attend in zip(attentions, attends, strict=True):
-            module.attend = attend
-        for expert, backend in zip(experts, backends, strict=True):
-            expert.backend = backend
+        elif isinstance(module, Experts):
+            module.backend = "reference"
+    return decoder
 
 
 def _attention_flops(call: _Call) -> tuple[float, float]:

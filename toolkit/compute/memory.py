@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from toolkit.checks import require_choice, require_positive
-from toolkit.compute.cost import cost
-from toolkit.layers import Activation
-from toolkit.models import BlockConfig, DecoderConfig, MoEConfig
+from toolkit.compute.cost import cost, shapes_of
+from toolkit.compute.kept import feed_forward_bytes
+from toolkit.layers import Block, MixtureOfDepths
+from toolkit.models import BlockConfig, DecoderConfig
 
 PRECISIONS = ("32-true", "bf16-mixed")
-
-KEPT = {"swiglu": 4, "clamped_swiglu": 7, "gelu": 2, "relu2": 2}
-"""Tensors of hidden_dim that autograd keeps of a dense feed-forward, its pre-activations included."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Memory:
         parameters: weights; with ``bf16-mixed`` also the bf16 copies autocast keeps for backward.
         gradients: one fp32 number a parameter.
         optimizer: AdamW's two moments.
-        activations: what the backward pass reads of one batch.
+        activations: what the backward pass reads of one batch; of a MoE, what its router and its triples take.
         kv_cache: keys and values of one batch of ``seq_len`` tokens when decoding; not in ``training``.
     """
 
@@ -58,24 +58,29 @@ def memory(config: DecoderConfig, batch_size: int, seq_len: int, precision: str 
     low = 2 if precision == "bf16-mixed" else 4
     tokens = batch_size * seq_len
     count = cost(config, seq_len).total_parameters
-    per_token = sum(_layer_bytes(block, config.dim, low) for block in config.blocks)
-    per_token += _norm_bytes(config.dim, low) + 4 * config.vocab_size  # log-probabilities of the loss, fp32
+    layers = zip(config.blocks, shapes_of(config).blocks, strict=True)
+    activations = sum(_layer_bytes(block, layer, config.dim, low, batch_size, seq_len) for block, layer in layers)
+    # log-probabilities of the loss are fp32
+    activations += tokens * (_norm_bytes(config.dim, low) + 4 * config.vocab_size)
     return Memory(
         parameters=count * (4 if low == 4 else 6),
         gradients=4 * count,
         optimizer=8 * count,
-        activations=round(tokens * per_token),
+        activations=activations,
         kv_cache=round(tokens * low * sum(_share(block) * _kv_width(block, config.dim) for block in config.blocks)),
     )
 
 
-def _layer_bytes(block: BlockConfig, dim: int, low: int) -> float:
-    """Bytes a token that one layer keeps; of a layer that only some tokens go through, also their way in and out."""
-    if block.depth_capacity is None:
-        return _block_bytes(block, dim, low)
-    width = max(8, dim // 8)  # inside the predictor: pre-activation and activation, in fp32
-    chosen = _block_bytes(block, dim, low) + 3 * 4 * dim + 8 * dim  # before, after, their difference; int64 indices
-    return block.depth_capacity * chosen + 4 * (2 * width + 3)
+def _layer_bytes(block: BlockConfig, layer: nn.Module, dim: int, low: int, batch_size: int, seq_len: int) -> int:
+    """Bytes that one layer keeps; of a layer that only some tokens go through, also their way in and out."""
+    if isinstance(layer, Block):
+        return _block_bytes(block, layer, dim, low, batch_size, seq_len)
+    assert isinstance(layer, MixtureOfDepths)
+    chosen, width = layer.router.count(seq_len), max(8, dim // 8)
+    kept = _block_bytes(block, layer.block, dim, low, batch_size, chosen)
+    kept += batch_size * chosen * (3 * 4 * dim + 8 * dim)  # before, after, their difference; int64 indices
+    # inside the predictor: pre-activation and activation, in fp32
+    return kept + batch_size * seq_len * 4 * (2 * width + 3)
 
 
 def _share(block: BlockConfig) -> float:
@@ -83,8 +88,8 @@ def _share(block: BlockConfig) -> float:
     return 1.0 if block.depth_capacity is None else block.depth_capacity
 
 
-def _block_bytes(block: BlockConfig, dim: int, low: int) -> int:
-    """Bytes a token that one layer keeps: its two norms, its attention, its feed-forward."""
+def _block_bytes(block: BlockConfig, layer: Block, dim: int, low: int, batch_size: int, seq_len: int) -> int:
+    """Bytes that one layer keeps: its two norms, its attention, its feed-forward."""
     heads, head_dim = block.attention.heads, block.attention.head_dim or dim // block.attention.heads
     queries = heads * head_dim
     # q, k, v after rotation, the output as attention gives it and as o_proj reads it, and the log-sum-exp. What
@@ -92,19 +97,8 @@ def _block_bytes(block: BlockConfig, dim: int, low: int) -> int:
     attention = low * (3 * queries + _kv_width(block, dim)) + 4 * heads
     if block.attention.qk_norm:  # what it normalises, as a view of all that was projected, and what that gives
         attention += low * (queries + _kv_width(block, dim)) + 4 * (queries + _kv_width(block, dim) // 2)
-    return 2 * _norm_bytes(dim, low) + attention + _feed_forward_bytes(block, low)
-
-
-def _feed_forward_bytes(block: BlockConfig, low: int) -> int:
-    feed_forward = block.feed_forward
-    if not isinstance(feed_forward, MoEConfig):
-        return low * KEPT[feed_forward.activation] * feed_forward.hidden_dim
-    width = Activation(feed_forward.activation).width(feed_forward.hidden_dim)
-    routed = 0 if feed_forward.recompute else low * width * feed_forward.top_k  # pre-activations only
-    shared = low * KEPT[feed_forward.activation] * feed_forward.shared_experts * feed_forward.hidden_dim
-    # logits and probabilities in fp32; token, expert and order in int64.
-    router = 4 * 2 * feed_forward.choices + 8 * 3 * feed_forward.top_k
-    return routed + shared + router
+    kept = batch_size * seq_len * (2 * _norm_bytes(dim, low) + attention)
+    return kept + feed_forward_bytes(layer.feed_forward, low, batch_size, seq_len)
 
 
 def _norm_bytes(dim: int, low: int) -> int:

@@ -6,12 +6,15 @@
 >>> loss = moe(torch.randn(2, 10, 64)).square().mean() + sum(auxiliary_losses(moe).values())
 """
 
-from toolkit.layers.auxiliary import auxiliary_losses
+from toolkit.layers.auxiliary_losses import auxiliary_losses
 from toolkit.layers.block import Block
+from toolkit.layers.depth_stats import DepthStats
 from toolkit.layers.depths import MixtureOfDepths
 from toolkit.layers.experts import Activation, Experts
 from toolkit.layers.feed_forward import FeedForward, SwiGLU
+from toolkit.layers.finite_routing import non_finite_logits, require_finite_routing
 from toolkit.layers.moe import MoE
+from toolkit.layers.packed_sequences import Sequences
 from toolkit.layers.rotary import RotaryEmbedding
 from toolkit.layers.self_attention import SelfAttention
 from toolkit.layers.zero_experts import ZeroComputationExperts
@@ -19,13 +22,17 @@ from toolkit.layers.zero_experts import ZeroComputationExperts
 __all__ = [
     "Activation",
     "Block",
+    "DepthStats",
     "Experts",
     "FeedForward",
     "MixtureOfDepths",
     "MoE",
     "RotaryEmbedding",
     "SelfAttention",
+    "Sequences",
     "SwiGLU",
     "ZeroComputationExperts",
     "auxiliary_losses",
+    "non_finite_logits",
+    "require_finite_routing",
 ]

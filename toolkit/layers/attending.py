@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from toolkit.attention import Pattern, attend_cached, attention_work
+from toolkit.attention import Documents, Pattern, PerDocument, attend_cached, attention_work
 from toolkit.attention.cache import Segment
 from toolkit.attention.selection import MoBA, NativeSparse
 from toolkit.checks import require
@@ -26,15 +26,22 @@ class OverPattern(nn.Module):
         self.pattern, self.heads, self.head_dim = pattern, heads, head_dim
 
     def forward(
-        self, x: Tensor, q: Tensor, segments: tuple[Segment, ...], attend: Callable[..., Any], **settings: Any
+        self,
+        x: Tensor,
+        q: Tensor,
+        segments: tuple[Segment, ...],
+        attend: Callable[..., Any],
+        documents: Documents | None = None,
+        **settings: Any,
     ) -> Tensor:
         """Attend from the newest tokens to what is held.
 
         Shapes: x (batch, new, dim), the tokens; q (batch, heads, new, head_dim), their queries; segments of k
         and v (batch, kv_heads, length, head_dim), the last of which ends with them -> (batch, heads, new,
-        head_dim).
+        head_dim). With ``documents`` each sees its own only, as the pattern sees it alone.
         """
-        return attend_cached(attend, q, segments, self.pattern, **settings)
+        pattern = self.pattern if documents is None else PerDocument(documents, self.pattern)
+        return attend_cached(attend, q, segments, pattern, **settings)
 
     def work(self, seq_len: int) -> list[Work]:
         """The products over visible pairs."""

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from toolkit.attention import KeyValueCache
 from toolkit.layers.moe import MoE
+from toolkit.layers.packed_sequences import Sequences
 from toolkit.layers.self_attention import SelfAttention
 from toolkit.work import Work
 
@@ -34,20 +35,21 @@ class Block(nn.Module):
         x: Tensor,
         cache: KeyValueCache | None = None,
         layer: int = 0,
-        positions: Tensor | None = None,
-        valid: Tensor | None = None,
-        token_ids: Tensor | None = None,
+        sequences: Sequences | None = None,
     ) -> Tensor:
         """x (batch, length, dim) -> (batch, length, dim).
 
         Args:
             x: the tokens.
-            cache, layer, positions: see :meth:`SelfAttention.forward`.
-            valid: bool (batch, length), False for padding, which a MoE leaves out; attention is the pattern's matter.
-            token_ids: int64 (batch, length), for a MoE whose router hashes them.
+            cache, layer: see :meth:`SelfAttention.forward`.
+            sequences: padding, packed documents, positions and token ids: what attention and a MoE ask for of them.
+
+        Raises:
+            ValueError: as ``SelfAttention`` does.
         """
-        x = x + self.attention(self.attention_norm(x), cache, layer, positions)
-        told = {"valid": valid, "token_ids": token_ids} if isinstance(self.feed_forward, MoE) else {}
+        sequences = Sequences() if sequences is None else sequences
+        x = x + self.attention(self.attention_norm(x), cache, layer, sequences)
+        told = sequences.routed if isinstance(self.feed_forward, MoE) else {}
         y: Tensor = x + self.feed_forward(self.feed_forward_norm(x), **told)
         return y
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit.checks import require, require_positive
+from toolkit.routing.ranking import Number, rank_within
 from toolkit.routing.scores import project
+from toolkit.routing.valid import mean_over_valid
 from toolkit.work import Work
 
 
@@ -26,6 +28,8 @@ class DepthChoice:
         weight: (batch, length), r, what every token's update would be multiplied by, fp32 (fp64 for fp64 weights).
         prediction: (batch, length), the predictor's logits; above 0 it says "computed".
         losses: the predictor's, in training.
+        real: bool (batch, length), False for padding, which is never chosen; None: there is none.
+        sequence_ids: int64 (batch, length), the sequences that are chosen from one by one; None: the rows.
     """
 
     index: Tensor
@@ -33,6 +37,8 @@ class DepthChoice:
     weight: Tensor
     prediction: Tensor
     losses: dict[str, Tensor] = field(default_factory=dict)
+    real: Tensor | None = None
+    sequence_ids: Tensor | None = None
 
     @property
     def selected(self) -> Tensor:
@@ -45,10 +51,11 @@ class DepthRouter(nn.Module):
     """Scores tokens by r = w x and chooses each sequence's best in training, those a predictor names in evaluation.
 
     Training: the C = ceil(capacity * length) tokens of the highest r of each sequence. That reads the future, and so
-    cannot be done token by token. Evaluation: the tokens for which the predictor, a small network of the token alone,
-    says that training would choose them with probability above 1/2; any number of them. The predictor is trained on
-    that question by binary cross-entropy over all tokens; its input is detached, so that its loss ``"depth"`` moves
-    nothing but itself.
+    cannot be done token by token; padding is not counted, and packed documents are chosen from one by one, each with a
+    C of its own. Evaluation: the tokens for which the predictor, a small network of the token alone, says that training
+    would choose them with probability above 1/2; any number of them. The predictor is trained on that question by
+    binary cross-entropy over all tokens but padding; its input is detached, so that its loss ``"depth"`` moves nothing
+    but itself.
 
     Parameters: weight (1, dim), the w of r; predictor_up (predictor_dim, dim), predictor_down (1, predictor_dim) and
     their biases. All of it is computed in fp32 (fp64 for fp64 weights) whatever the autocast.
@@ -93,29 +100,49 @@ class DepthRouter(nn.Module):
         share = min(self.capacity, 0.99)
         nn.init.constant_(self.predictor_down_bias, math.log(share / (1 - share)))
 
-    def count(self, seq_len: int) -> int:
+    def count(self, seq_len: Number) -> Number:
         """C = ceil(capacity * seq_len): tokens chosen of a sequence in training."""
         numerator, denominator = self._ratio
         return -(-seq_len * numerator // denominator)
 
-    def forward(self, x: Tensor) -> DepthChoice:
+    def forward(self, x: Tensor, *, sequence_ids: Tensor | None = None, valid: Tensor | None = None) -> DepthChoice:
         """x (batch, length, dim) -> DepthChoice; of one shape for one length in training, waiting for no device.
 
-        In evaluation rows are padded to the row that has most, which waits for the device.
+        In evaluation, and with padding or packed documents, rows are padded to the row that has most, which waits for
+        the device. ``sequence_ids`` and ``valid`` (batch, length) are those of
+        :class:`toolkit.layers.packed_sequences.Sequences`.
         """
         with torch.autocast(x.device.type, enabled=False):
             weight, prediction = project(x, self.weight).squeeze(-1), self.predict(x.detach())
             if not self.training:
-                index, valid = _listed(prediction > 0)
-                return DepthChoice(index, valid, weight, prediction)
-            choice = DepthChoice(self.best(weight), None, weight, prediction)
-            wrong = F.binary_cross_entropy_with_logits(
-                prediction, choice.selected.to(prediction.dtype), reduction="sum"
-            )
-            loss = wrong / max(prediction.numel(), 1)  # of no token at all it is 0, not nan
-        return DepthChoice(choice.index, None, weight, prediction, {"depth": self.coefficient * loss})
+                index, some = _listed(prediction > 0 if valid is None else (prediction > 0) & valid)
+            elif sequence_ids is None and valid is None:
+                index, some = self._highest(weight), None
+            else:
+                index, some = _listed(self.best(weight, sequence_ids, valid))
+            choice = DepthChoice(index, some, weight, prediction, real=valid, sequence_ids=sequence_ids)
+            if not self.training:
+                return choice
+            target = choice.selected.to(prediction.dtype)
+            wrong = F.binary_cross_entropy_with_logits(prediction, target, reduction="none")
+            loss = mean_over_valid(wrong.flatten(), None if valid is None else valid.flatten())
+        return replace(choice, losses={"depth": self.coefficient * loss})
 
-    def best(self, weight: Tensor) -> Tensor:
+    def best(self, weight: Tensor, sequence_ids: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        """r (batch, length) -> bool (batch, length), training's rule: the C highest of each sequence.
+
+        ``sequence_ids``, numbered over the batch, and ``valid`` as in :meth:`forward`.
+        """
+        if sequence_ids is None and valid is None:
+            return torch.zeros_like(weight, dtype=torch.bool).scatter(1, self._highest(weight), True)
+        if sequence_ids is None:
+            sequence_ids = torch.arange(len(weight), device=weight.device)[:, None].expand_as(weight)
+        real = torch.ones_like(weight, dtype=torch.bool) if valid is None else valid
+        rank = rank_within(torch.where(real, sequence_ids, -1), weight.detach())
+        lengths = sequence_ids.new_zeros(weight.numel()).scatter_add(0, sequence_ids.flatten(), real.flatten().long())
+        return (rank < self.count(lengths)[sequence_ids]) & real
+
+    def _highest(self, weight: Tensor) -> Tensor:
         """r (batch, length) -> int64 (batch, C), the positions of each row's highest, ascending."""
         return weight.detach().topk(self.count(weight.shape[1]), dim=1).indices.sort(dim=1).values
 
@@ -138,6 +165,8 @@ class DepthRouter(nn.Module):
 
 def _listed(selected: Tensor) -> tuple[Tensor, Tensor | None]:
     """Where ``selected`` (batch, length) is True, row by row, and which of that is no padding: see DepthChoice."""
+    if len(selected) == 0:
+        return selected.long()[:, :0], None
     counts = selected.sum(dim=1)
     most, least = torch.stack([counts.max(), counts.min()]).tolist()
     index = torch.argsort(~selected, dim=1, stable=True)[:, :most]

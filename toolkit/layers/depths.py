@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,28 +13,14 @@ from toolkit.checks import require
 from toolkit.layers.attending import Sparsity
 from toolkit.layers.block import Block
 from toolkit.layers.depth_router import DepthChoice, DepthRouter
+from toolkit.layers.depth_stats import DepthStats
+from toolkit.layers.joined import join_losses
 from toolkit.layers.moe import MoE
-from toolkit.layers.together import leave_together
+from toolkit.layers.packed_sequences import Sequences
 from toolkit.work import Work
 
 CHECKED = 1024
 """Positions over which a pattern is held to be causal."""
-
-
-@dataclass(frozen=True)
-class DepthStats:
-    """What one forward of a :class:`MixtureOfDepths` chose, as shares of its tokens.
-
-    Attributes:
-        selected: tokens that went through the layer: ``capacity`` in training, what the predictor named in evaluation.
-        predicted: tokens that the predictor names.
-        accuracy: tokens of which the predictor says what training's rule, the top C of the sequence, says. Of a step
-            of decoding, whose sequence is one token long, it says nothing.
-    """
-
-    selected: float
-    predicted: float
-    accuracy: float
 
 
 class MixtureOfDepths(nn.Module):
@@ -51,7 +37,9 @@ class MixtureOfDepths(nn.Module):
 
     It is called as ``Block`` is. Over a cache only chosen tokens enter this layer's part of it; as rows would then
     hold different numbers of keys, that takes one sequence at a time. In evaluation without a cache rows may differ:
-    they are padded on the right, where a causal pattern sees nothing, and a MoE is told what is padding.
+    they are padded on the right, where a causal pattern sees nothing, and a MoE is told what is padding. Of a batch
+    that is padded itself, padding is never chosen nor counted, and passes unchanged; of packed documents each is
+    chosen from, and goes through the block, as it would alone.
 
     Args:
         block: the layer; its pattern must be causal and hold no tensor (the tensor's positions would be those of all
@@ -86,21 +74,28 @@ class MixtureOfDepths(nn.Module):
         self._choice: DepthChoice | None = None
 
     def forward(
-        self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0, *, token_ids: Tensor | None = None
+        self,
+        x: Tensor,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+        sequences: Sequences | None = None,
     ) -> Tensor:
-        """x (batch, length, dim) -> (batch, length, dim); ``token_ids`` int64 (batch, length) as in ``Block``.
+        """x (batch, length, dim) -> (batch, length, dim); the arguments are those of :meth:`Block.forward`.
 
         Raises:
-            ValueError: with a ``cache`` in training mode, whose rule needs the whole sequence, or for a batch.
+            ValueError: with a ``cache`` in training mode, whose rule needs the whole sequence, or for a batch, or
+                beside padding or packed documents; or as the block does.
         """
-        start = 0 if cache is None else self._advance(x, cache, layer)
-        choice = self.router(x)
+        sequences = Sequences() if sequences is None else sequences
+        sequences.require_fit(x)
+        start = 0 if cache is None else self._advance(x, cache, layer, sequences)
+        choice = self.router(x, sequence_ids=sequences.sequence_ids, valid=sequences.valid)
         if choice.index.shape[1]:
-            y = self._through(x, choice, start, cache, layer, token_ids)
+            y = self._through(x, choice, cache, layer, sequences.at(choice.index, choice.valid, start))
         else:
             y = x
             self._forget()
-        y, losses = leave_together(y, choice.losses)
+        y, losses = join_losses(y, choice.losses)
         self._choice = replace(choice, losses=losses)
         return y
 
@@ -114,23 +109,21 @@ class MixtureOfDepths(nn.Module):
         self,
         x: Tensor,
         choice: DepthChoice,
-        start: int,
         cache: KeyValueCache | None,
         layer: int,
-        token_ids: Tensor | None,
+        sequences: Sequences,
     ) -> Tensor:
-        """x (batch, length, dim), the chosen of which go through the block."""
+        """x (batch, length, dim), the chosen of which, that ``sequences`` tells of, go through the block."""
         index = choice.index[..., None].expand(-1, -1, x.shape[2])
         chosen = x.gather(1, index)
-        ids = None if token_ids is None else token_ids.gather(1, choice.index)
-        out = self.block(chosen, cache, layer, start + choice.index, choice.valid, ids)
+        out = self.block(chosen, cache, layer, sequences)
         weight = choice.weight.gather(1, choice.index)[..., None]
         moved = torch.lerp(chosen, out, weight.to(out.dtype))  # x + r (block(x) - x), exactly the block's where r is 1
         if choice.valid is not None:
             moved = torch.where(choice.valid[..., None], moved, chosen)
         return x.scatter(1, index, moved)
 
-    def _advance(self, x: Tensor, cache: KeyValueCache, layer: int) -> int:
+    def _advance(self, x: Tensor, cache: KeyValueCache, layer: int, sequences: Sequences) -> int:
         """Note in the cache that x's tokens have come, whether or not they are chosen; the position of the first."""
         require(
             not self.training, "cache", cache, "None in training mode, which chooses among a whole sequence: .eval()"
@@ -138,6 +131,8 @@ class MixtureOfDepths(nn.Module):
         require(
             len(x) == 1, "x.shape[0]", len(x), "1 with a cache: sequences of a batch hold different numbers of keys"
         )
+        alone = sequences.documents is None
+        require(alone, sequences.named, tuple(x.shape[:2]), "None with a cache, whose rows hold one sequence each")
         clock = ~layer  # a layer of the cache that no block has, with keys of no width
         start = cache.length(clock)
         cache.append(clock, *(x.new_empty(1, 1, x.shape[1], 0) for _ in range(2)))
@@ -169,6 +164,11 @@ class MixtureOfDepths(nn.Module):
         return self._choice
 
     @property
+    def has_run(self) -> bool:
+        """Whether there is a last forward."""
+        return self._choice is not None
+
+    @property
     def losses(self) -> dict[str, Tensor]:
         """The predictor's loss of the last training forward, already times its coefficient; the block's are its own."""
         return {} if self._choice is None else self._choice.losses
@@ -176,16 +176,15 @@ class MixtureOfDepths(nn.Module):
     @property
     @torch.no_grad()
     def stats(self) -> DepthStats:
-        """Shares of the last forward's tokens. Waits for the device.
+        """What the last forward chose of its tokens, padding left out. Its shares wait for the device.
 
         Raises:
             ValueError: if there has been no forward.
         """
         choice = self.choice
         predicted = choice.prediction > 0
-        best = torch.zeros_like(predicted).scatter(1, self.router.best(choice.weight), True)
-        shares = torch.stack([table.double().mean() for table in (choice.selected, predicted, predicted == best)])
-        return DepthStats(*shares.tolist())
+        best = self.router.best(choice.weight, choice.sequence_ids, choice.real)
+        return DepthStats.of(choice.selected, predicted, best, choice.real)
 
     def work(self, seq_len: int) -> list[Work]:
         """The router and predictor over all tokens, the block over the C that training chooses."""

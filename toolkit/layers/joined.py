@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def leave_together(y: Tensor, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def join_losses(y: Tensor, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """y (any shape) and scalar losses, unchanged, as outputs of one node.
 
     The engine runs a node once, when the gradients of all its outputs are there, so the losses' gradient enters
@@ -23,9 +23,13 @@ def leave_together(y: Tensor, losses: dict[str, Tensor]) -> tuple[Tensor, dict[s
 
 class _Together(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
         # detached and not viewed: torch refuses to change in place a view that is one of several outputs
         return tuple(tensor.detach() for tensor in tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        """Nothing is kept; apart from ``forward``, as torch.func wants it."""
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from toolkit.checks import require
 from toolkit.layers.experts import Activation, Experts
 from toolkit.layers.feed_forward import FeedForward
+from toolkit.layers.joined import join_losses
+from toolkit.layers.routed_rows import RoutedRows
 from toolkit.layers.soft_slots import mix_slots
-from toolkit.layers.together import leave_together
 from toolkit.layers.zero_experts import ZeroComputationExperts
-from toolkit.routing import Assignment, Capacity, RoutingStats, SoftAssignment, SoftRouter, TopKRouter
+from toolkit.routing import Assignment, Capacity, RoutingStats, SoftAssignment, SoftRouter, TokenRounding, TopKRouter
 from toolkit.work import Work
 
 Dispatcher = Callable[[nn.Module, Tensor, Assignment], Tensor]
@@ -33,6 +34,9 @@ class LocalDispatcher:
 class MoE(nn.Module):
     """Routes every token to ``top_k`` of ``num_experts`` experts; dropless unless ``capacity_factor`` is given.
 
+    ``losses``, ``assignment`` and ``stats`` are of the last forward: of a layer that is called twice in one step
+    (weights shared between depths) the first call's losses are not in ``auxiliary_losses``.
+
     Args:
         dim: width of a token.
         hidden_dim: width inside one expert.
@@ -41,7 +45,8 @@ class MoE(nn.Module):
         shared_experts: experts that every token uses besides; they stand as one feed-forward of width
             ``shared_experts * hidden_dim`` (Dai et al. 2024, DeepSeekMoE, arXiv 2401.06066).
         router: any module that maps (tokens, dim) to an ``Assignment`` (or a ``SoftAssignment``); by default
-            ``TopKRouter(dim, num_experts + zero_experts.count, top_k)``.
+            ``TopKRouter(dim, num_experts + zero_experts.count, top_k)``. To be counted it must say its work and rows
+            as :class:`toolkit.routing.Router` does.
         backend, activation, bias, recompute: see :class:`toolkit.layers.experts.Experts`.
         shared_gate: the shared experts' output is times sigmoid(w x) (Qwen2-MoE, arXiv 2407.10671).
         zero_experts: experts without computation, which the router chooses among as well.
@@ -98,7 +103,9 @@ class MoE(nn.Module):
         self.shared = FeedForward(dim, width, activation, bias, kind="shared_experts") if shared_experts else None
         self.shared_gate = SharedGate(dim) if shared_gate else None
         self.zero_experts = zero_experts
-        _check_router(self.router, choices, top_k)
+        _check_router(self.router, num_experts=choices, top_k=top_k, dim=dim)
+        if zero_experts is not None:
+            require(zero_experts.dim == dim, "zero_experts.dim", zero_experts.dim, f"this layer's, {dim}")
         capacity = () if capacity_factor is None else (Capacity(capacity_factor, drop_policy),)
         self.adjust = (*capacity, *adjust)
         if isinstance(self.router, SoftRouter):
@@ -128,9 +135,13 @@ class MoE(nn.Module):
             valid: bool (...), False for padding, which goes to no routed expert and is in no statistic or loss.
 
         Raises:
-            ValueError: if a keyword's shape is not that of x without ``dim``.
+            ValueError: if x is of another width or dtype than the weights, a keyword's shape is not that of x without
+                ``dim``, or the router asks for what is not given.
         """
+        dim = self.experts.down_proj.shape[1]
+        require(x.shape[-1:] == (dim,), "x.shape", tuple(x.shape), f"(..., dim) with dim={dim}")
         if isinstance(self.router, SoftRouter):
+            require(x.ndim >= 2, "x.shape", tuple(x.shape), "(..., length, dim) with a SoftRouter")
             known = {"token_ids": token_ids, "sequence_ids": sequence_ids, "valid": valid}
             assignment = self.router(x, **known)
             y = mix_slots(x, assignment, self.experts)
@@ -140,7 +151,7 @@ class MoE(nn.Module):
         if self.shared is not None:
             shared = self.shared(x)
             y = y + (shared if self.shared_gate is None else self.shared_gate(x) * shared)
-        y, losses = leave_together(y, assignment.losses)
+        y, losses = join_losses(y, assignment.losses)
         self._assignment = replace(assignment, losses=losses)
         return y
 
@@ -153,6 +164,7 @@ class MoE(nn.Module):
         known = {"token_ids": token_ids, "sequence_ids": sequence_ids, "valid": valid}
         flat = {name: _flat(name, value, x) for name, value in known.items()}
         assignment: Assignment = self.router(x.reshape(-1, x.shape[-1]), **flat)
+        assignment = replace(assignment, computing=self.num_experts)
         for change in self.adjust:
             assignment = change(assignment, self.training)
         return assignment
@@ -211,31 +223,32 @@ class MoE(nn.Module):
         return RoutingStats.of(self._assignment)
 
     @property
-    def experts_per_token(self) -> float:
-        """Routed experts that compute a token: ``top_k``, or what the router says; zero experts by their fair share.
-
-        All of them with a soft router, where every token is in every slot.
-        """
-        if isinstance(self.router, SoftRouter):
-            return float(self.num_experts)
-        per_token = float(getattr(self.router, "experts_per_token", self.top_k))
-        return per_token * self.num_experts / self.choices
-
-    @property
     def choices(self) -> int:
         """What the router chooses among: routed experts and those without computation."""
         return self.num_experts + (0 if self.zero_experts is None else self.zero_experts.count)
 
+    def rows(self, seq_len: int) -> RoutedRows:
+        """What the routed experts compute of one sequence: pairs of a token and an expert, or a soft router's slots."""
+        return RoutedRows.of(self.router, self.num_experts, self.choices, self.adjust, seq_len)
+
+    def triples(self, batch_size: int, seq_len: int) -> int:
+        """Triples of a training batch's assignment, or its slots: what the experts have room for, used or not."""
+        given: int = batch_size * self.router.triples(seq_len)  # type: ignore[operator]  # a router is any module
+        added = (change for change in self.adjust if isinstance(change, TokenRounding))
+        return given + sum(change.added(self.choices, batch_size * seq_len) for change in added)
+
+    def experts_per_token(self, seq_len: int) -> float:
+        """Routed experts that a token of a training sequence uses on average: all of them with a soft router."""
+        if isinstance(self.router, SoftRouter):
+            return float(self.num_experts)
+        return self.rows(seq_len).training / seq_len
+
     def work(self, seq_len: int) -> list[Work]:
-        """The router, the routed experts a token uses, and the shared experts; what capacity drops is not taken off."""
+        """The router, the rows of the routed experts, the shared experts and those without computation."""
         parts = [part for part in (self.shared, self.shared_gate, self.zero_experts) if part is not None]
         others = [work for part in parts for work in part.work(seq_len)]
-        routed: list[Work] = self.router.work(seq_len)  # type: ignore[operator]  # a router is any module
-        if isinstance(self.router, SoftRouter):
-            rows = self.num_experts * self.router.slots
-        else:
-            rows = round(seq_len * self.experts_per_token)
-        return [*routed, *self.experts.work(rows), *others]
+        routing: list[Work] = self.router.work(seq_len)  # type: ignore[operator]  # a router is any module
+        return [*routing, *self.rows(seq_len).work(self.experts), *others]
 
 
 class SharedGate(nn.Module):
@@ -257,10 +270,11 @@ class SharedGate(nn.Module):
         return [Work.dense(self.kind, seq_len * self.weight.numel())]
 
 
-def _check_router(router: nn.Module, choices: int, top_k: int) -> None:
-    for name, here in (("num_experts", choices), ("top_k", top_k)):
-        given = getattr(router, name, here)
-        require(given == here, f"router.{name}", given, f"this layer's, {here}")
+def _check_router(router: nn.Module, **sizes: int) -> None:
+    """Those that it says must be the layer's."""
+    for name, here in sizes.items():
+        given = getattr(router, name, None)
+        require(given in (None, here), f"router.{name}", given, f"this layer's, {here}")
 
 
 def _check_causal(**parts: tuple[Any, ...]) -> None:

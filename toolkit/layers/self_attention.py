@@ -16,6 +16,7 @@ from toolkit.attention.selection import MoBA, NativeSparse
 from toolkit.checks import require, require_positive
 from toolkit.layers.attending import OverBranches, OverChosenBlocks, OverPattern, Sparsity
 from toolkit.layers.global_rows import WithGlobalRows
+from toolkit.layers.packed_sequences import Sequences
 from toolkit.layers.rotary import RotaryEmbedding
 from toolkit.work import Work
 
@@ -120,29 +121,49 @@ class SelfAttention(nn.Module):
             nn.init.zeros_(self.sink_logits)
 
     def forward(
-        self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0, positions: Tensor | None = None
+        self,
+        x: Tensor,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+        sequences: Sequences | None = None,
     ) -> Tensor:
         """x (batch, length, dim) -> (batch, length, dim).
 
         With a ``cache``, x is the next ``length`` tokens: they see those already in it, and are added
-        to it under ``layer``. ``positions`` int64 (batch, length) are what the rotary embedding turns by, where
-        they are not the next ones; the pattern knows nothing of them.
+        to it under ``layer``. Of ``sequences`` the rotary embedding turns by the ``positions``, where they are not the
+        next ones, of which the pattern knows nothing; and attention stays within each of the ``documents``, in which
+        the pattern's positions restart. Padding gets zeros before o_proj.
 
         Raises:
-            ValueError: if the cache has forgotten a position that the pattern sees, or ``positions`` are given to a
-                layer with projections of their own for global tokens.
+            ValueError: if the cache has forgotten a position that the pattern sees, ``positions`` are given to a
+                layer with projections of their own for global tokens, or ``documents`` to such a layer, to one that
+                chooses keys by content, or beside a cache.
         """
+        sequences = Sequences() if sequences is None else sequences
+        self._check(x, cache, sequences)
+        positions, documents = sequences.positions, sequences.documents
         if positions is not None:
-            own = isinstance(self.core, WithGlobalRows)
-            require(not own, "positions", tuple(positions.shape), "None with global_projections")
             positions = rearrange(positions, "b n -> b 1 n")  # the same for every head
         elif cache is not None and cache.length(layer):
             start = cache.length(layer)
             positions = torch.arange(start, start + x.shape[1], device=x.device)
         q, k, v = self._project(x, positions)
         segments = (Segment(k, v, 0),) if cache is None else cache.append(layer, k, v)
-        out = self.core(x, q, segments, self.attend, **self._scoring())
+        kept_apart = {} if documents is None else {"documents": documents}
+        out = self.core(x, q, segments, self.attend, **kept_apart, **self._scoring())
         return F.linear(rearrange(out, "b h n d -> b n (h d)"), self.o_proj)
+
+    def _check(self, x: Tensor, cache: KeyValueCache | None, sequences: Sequences) -> None:
+        """Refuse what this layer cannot do with ``sequences``, before a cache is changed."""
+        sequences.require_fit(x)
+        if sequences.documents is not None:
+            shape = tuple(x.shape[:2])
+            require(cache is None, sequences.named, shape, "None with a cache, whose rows hold one sequence each")
+            why = "global_projections" if isinstance(self.core, WithGlobalRows) else f"{self.pattern}"
+            require(isinstance(self.core, OverPattern), sequences.named, shape, f"None with {why}: it sees whole rows")
+        if sequences.positions is not None:
+            able = not isinstance(self.core, WithGlobalRows)
+            require(able, "positions", tuple(sequences.positions.shape), "None with global_projections")
 
     def _project(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """x (batch, length, dim) at ``positions`` -> q (batch, heads, length, head_dim), k, v (key_heads)."""

@@ -46,6 +46,9 @@ from toolkit.routing import TopKRouter
 POWERS = {"swiglu": (1 / 2, 1 / 2), "relu2": (1 / 3, 1 / 3), "gelu": (0.0, 1.0), "clamped_swiglu": (0.0, 1.0)}
 """Of s, for the up and the down projection."""
 
+NEAR_ZERO = 8
+"""Roundings that a router near zero differs from it by; with one, scores of many experts tie and loads are uneven."""
+
 SCORE_AT_ZERO = {"sigmoid": 0.5, "sqrt_softplus": math.sqrt(math.log(2))}
 """What a router's score function gives a logit of 0; for softmax it is 1 / num_experts."""
 
@@ -58,6 +61,8 @@ def upcycle_feed_forward(
 
     The granularity g is dense hidden_dim / expert hidden_dim. Equal up to rounding: in evaluation, and in training
     where nothing is dropped and the router leaves nothing to chance; with a balancer, before it has moved its bias.
+
+    What is frozen in ``dense`` is in the experts; the router is trained.
 
     Args:
         dense: any activation, with biases or without.
@@ -82,10 +87,12 @@ def upcycle_feed_forward(
     _set_router(router, routed, generator)
     shards = _cut(dense, granularity)
     for name, shard in shards.items():
+        parameter = getattr(moe.experts, name)
         copies = repeat(shard[shared:], "j ... -> (c j) ...", c=moe.num_experts // routed)
-        getattr(moe.experts, name).copy_(_scaled(name, copies, scale, dense, width))
+        parameter.copy_(_scaled(name, copies, scale, dense, width))
+        parameter.requires_grad_(getattr(dense, name).requires_grad)
     if moe.shared is not None:
-        _join(shards, shared, moe.shared)
+        _join(shards, shared, moe.shared, {name: value.requires_grad for name, value in dense.named_parameters()})
     if noise:
         _perturb(moe.experts, noise, generator)
 
@@ -145,12 +152,12 @@ def _fitting_router(dense: FeedForward, moe: MoE, routed: int) -> TopKRouter:
 def _set_router(router: TopKRouter, routed: int, generator: torch.Generator | None) -> None:
     """Rows equal inside a group of ``routed`` experts; near zero where gates are not normalised.
 
-    There a rounding or two large: enough to tell experts apart, and every score is what it is at zero up to rounding.
+    There ``NEAR_ZERO`` roundings large: enough to tell experts apart, and every score is what it is at zero up to them.
     """
     experts, dim = router.weight.shape
     rows = torch.randn(experts // routed, dim, dtype=torch.float64, generator=generator) * dim**-0.5
     if not router.normalize:
-        rows = rows * torch.finfo(torch.promote_types(router.weight.dtype, torch.float32)).eps
+        rows = rows * NEAR_ZERO * torch.finfo(torch.promote_types(router.weight.dtype, torch.float32)).eps
     router.weight.copy_(repeat(rows, "c d -> (c j) d", j=routed))
     if router.bias is not None:
         nn.init.zeros_(router.bias)
@@ -181,8 +188,8 @@ def _scaled(name: str, value: Tensor, scale: float, dense: FeedForward, width: i
     return value * (factor if value.ndim == 2 else factor[:, None])
 
 
-def _join(shards: dict[str, Tensor], shared: int, into: FeedForward) -> None:
-    """The first ``shared`` shards as one dense layer."""
+def _join(shards: dict[str, Tensor], shared: int, into: FeedForward, trained: dict[str, bool]) -> None:
+    """The first ``shared`` shards as one dense layer, its parameters ``trained`` as the dense ones are."""
     for name, shard in shards.items():
         first = shard[:shared]
         if name == "down_proj":
@@ -191,7 +198,7 @@ def _join(shards: dict[str, Tensor], shared: int, into: FeedForward) -> None:
             value = first.sum(0)
         else:
             value = rearrange(first, "g (p h) ... -> (p g h) ...", p=2 if into.activation.gated else 1)
-        getattr(into, name).copy_(value)
+        getattr(into, name).copy_(value).requires_grad_(trained[name])
 
 
 def _perturb(experts: Experts, noise: float, generator: torch.Generator | None) -> None:

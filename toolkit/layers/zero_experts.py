@@ -38,7 +38,7 @@ class ZeroComputationExperts(nn.Module):
         for name, value in (("identity", identity), ("zero", zero), ("constant", constant)):
             require(value >= 0, name, value, "0 or more")
         require(identity + zero + constant > 0, "identity + zero + constant", 0, "at least 1")
-        self.identity, self.zero, self.n_constant = identity, zero, constant
+        self.dim, self.identity, self.zero, self.n_constant = dim, identity, zero, constant
         self.constant = nn.Parameter(torch.empty(constant, dim)) if constant else None
         self.mix = nn.Parameter(torch.empty(constant, 2, dim)) if constant else None
         self.reset_parameters()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from toolkit.attention import KeyValueCache
 from toolkit.checks import require, require_positive
-from toolkit.layers import MoE
+from toolkit.layers import MoE, Sequences
 from toolkit.models.build import build_block, initialise
 from toolkit.models.config import DecoderConfig
 from toolkit.work import Work
@@ -45,14 +45,42 @@ class Decoder(nn.Module):
         self.head = None if config.tied_head else nn.Linear(config.dim, config.vocab_size, bias=False)
         initialise(self, config)
 
-    def forward(self, input_ids: Tensor, cache: KeyValueCache | None = None) -> DecoderOutput:
+    def forward(
+        self,
+        input_ids: Tensor,
+        cache: KeyValueCache | None = None,
+        *,
+        valid: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
+    ) -> DecoderOutput:
         """input_ids (batch, length) int64 -> logits (batch, length, vocab_size).
 
-        With a ``cache``, input_ids are the next tokens after those it holds.
+        With ``valid`` or ``sequence_ids`` a token's logits, and what routers count of it, are those it has in its own
+        document alone: attention stays within it, and positions restart. At padding, whose ids may be any numbers,
+        logits are finite and mean nothing.
+
+        Args:
+            input_ids: the tokens; with a ``cache``, the next after those it holds.
+            cache: keys and values of the tokens before.
+            valid: bool (batch, length), False for padding, on either side.
+            sequence_ids: int64 (batch, length), the document each token is of, for several packed into a row; -1 is
+                padding.
+
+        Raises:
+            ValueError: if input_ids are not (batch, length); if ``valid`` or ``sequence_ids`` is of another shape or
+                dtype, or a document's tokens are not side by side, or one of the two stands beside a cache, or with a
+                layer that knows no documents (global_projections, keys chosen by content); with ``sequence_ids`` from
+                a ``SoftRouter``.
         """
-        x = self.embedding(input_ids)
+        require(input_ids.ndim == 2, "input_ids.shape", tuple(input_ids.shape), "(batch, length)")
+        for name, table in (("valid", valid), ("sequence_ids", sequence_ids)):
+            shape = None if table is None else tuple(table.shape)
+            require(shape in (None, input_ids.shape), f"{name}.shape", shape, f"input_ids', {tuple(input_ids.shape)}")
+            require(table is None or cache is None, name, shape, "None with a cache, whose rows hold one sequence each")
+        sequences = Sequences.of(input_ids, valid=valid, sequence_ids=sequence_ids)
+        x = self.embedding(sequences.token_ids)
         for layer, block in enumerate(self.blocks):
-            x = block(x, cache, layer, token_ids=input_ids)
+            x = block(x, cache, layer, sequences)
         weight = self.embedding.weight if self.head is None else self.head.weight
         return DecoderOutput(F.linear(self.norm(x), weight))
 

@@ -30,12 +30,12 @@ def upcycle(
 
     Each dense layer is cut into ``granularity`` shards, which become experts, several times each;
     :mod:`toolkit.layers.upcycling` has the derivation. Everything else is copied: attention, norms, embedding, head,
-    device, dtype and mode. The random state is left as it was.
+    device, dtype, mode, and what is frozen. The random state is left as it was.
 
     Copies of one shard start equal and grow apart as the router, whose groups of experts start at random, sends them
     different tokens. Where it does not, as with ``top_k = num_experts``, only ``noise`` tells them apart. With
-    ``top_k=1`` gates are not normalised and the router starts within a rounding or two of zero: enough to spread the
-    tokens over the experts, but the first steps decide what it learns.
+    ``top_k=1`` gates are not normalised and the router starts within a few roundings of zero: enough to spread the
+    tokens over the experts, though unevenly, and the first steps decide what it learns: keep a balance loss.
 
     Args:
         decoder: dense in the chosen layers.
@@ -106,4 +106,8 @@ def _with_common_weights(decoder: Decoder, config: DecoderConfig) -> Decoder:
     unmatched = sparse.load_state_dict(decoder.state_dict(), strict=False)
     names = [*unmatched.missing_keys, *unmatched.unexpected_keys]
     assert all(".feed_forward." in name for name in names), names
+    ours = dict(sparse.named_parameters())
+    for name, parameter in decoder.named_parameters():
+        if name in ours:
+            ours[name].requires_grad_(parameter.requires_grad)
     return sparse.train(decoder.training)

@@ -1,7 +1,7 @@
 """Routers, the losses that balance them, and the figures that say how healthy they are."""
 
 from toolkit.routing.assignment import Assignment, SoftAssignment
-from toolkit.routing.auxiliary import AuxiliaryLoss
+from toolkit.routing.auxiliary_loss import AuxiliaryLoss
 from toolkit.routing.balance import GShardLoss, LoadBalancingLoss, RouterZLoss
 from toolkit.routing.balancer import Balancer, BiasBalancer, update_balancers
 from toolkit.routing.capacity import Capacity
@@ -20,7 +20,7 @@ from toolkit.routing.quantile_balancer import QuantileBalancer
 from toolkit.routing.recompute import recomputing
 from toolkit.routing.replay import RoutingReplay
 from toolkit.routing.rounding import TokenRounding
-from toolkit.routing.router import Router
+from toolkit.routing.router import GatedRouter, Router
 from toolkit.routing.selection import co_selection, flip_rate
 from toolkit.routing.sinkhorn import SinkhornRouter
 from toolkit.routing.soft import SoftRouter
@@ -39,6 +39,7 @@ __all__ = [
     "FixedRouter",
     "GShardLoss",
     "GShardRouter",
+    "GatedRouter",
     "GaussianNoise",
     "GroupLimit",
     "HashRouter",

@@ -28,6 +28,7 @@ class Assignment:
         sequence_ids: int64 (tokens,), the sequence each token is of, for losses over a sequence. None: all are one.
         noisy_logits: (tokens, num_experts), what the choice was made by where noise was added; None without.
         noise_std: (tokens, num_experts), its standard deviation; None without.
+        computing: how many of the experts, the first, compute something, so that their load has a cost; None: all.
     """
 
     token: Tensor
@@ -41,6 +42,7 @@ class Assignment:
     sequence_ids: Tensor | None = None
     noisy_logits: Tensor | None = None
     noise_std: Tensor | None = None
+    computing: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -51,6 +53,11 @@ class Assignment:
     def num_experts(self) -> int:
         """How many experts there are, those that compute nothing included."""
         return self.logits.shape[1]
+
+    @property
+    def computing_experts(self) -> int:
+        """How many experts compute something: the first ones; what limits an expert's load leaves the others alone."""
+        return self.num_experts if self.computing is None else self.computing
 
     @property
     def choice(self) -> Tensor:

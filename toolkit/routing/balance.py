@@ -11,9 +11,10 @@ from torch import Tensor
 
 from toolkit.checks import require, require_choice, require_positive
 from toolkit.routing.assignment import Assignment, count
-from toolkit.routing.auxiliary import AuxiliaryLoss
-from toolkit.routing.processes import all_reduce, distributed
+from toolkit.routing.auxiliary_loss import AuxiliaryLoss
 from toolkit.routing.recompute import add_once, recomputing
+from toolkit.routing.reduce import all_reduce, distributed
+from toolkit.routing.sequences import in_order
 from toolkit.routing.valid import mean_over_valid, only_valid
 
 NAMES = {"global": "balance", "batch": "batch_balance", "sequence": "sequence_balance"}
@@ -184,7 +185,7 @@ def _over_sequences(assignment: Assignment, choice: Tensor) -> Tensor:
     if tokens == 0:
         return p.sum()
     ids = assignment.token.new_zeros(tokens) if assignment.sequence_ids is None else assignment.sequence_ids
-    row = (torch.diff(ids, prepend=ids[:1]) != 0).cumsum(0)  # 0 for the first sequence, 1 for the second, ...
+    row = in_order(ids)
     cell = torch.where(choice < 0, p.numel(), row.index_select(0, assignment.token) * num_experts + choice)
     counts = p.new_zeros(p.numel() + 1).scatter_add(0, cell, torch.ones_like(cell, dtype=p.dtype))
     counts = counts[:-1].view(tokens, num_experts)

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from toolkit.checks import require, require_choice, require_positive
 from toolkit.routing.assignment import Assignment
-from toolkit.routing.processes import all_reduce
 from toolkit.routing.recompute import add_once, recomputing
+from toolkit.routing.reduce import all_reduce
 
 
 class Balancer(nn.Module):
@@ -72,6 +72,10 @@ class Balancer(nn.Module):
     def solve(self, seen: Tensor) -> Tensor:
         """The sum over the global batch -> the next bias (num_experts,); the present one where nothing was seen."""
         raise NotImplementedError
+
+    def share(self, experts: int) -> float:
+        """Of all choices, the share that it wants the first ``experts`` to get."""
+        return experts / self.num_experts
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Balancer:
         """Move as a module does, but keep the bias fp32."""
@@ -170,6 +174,18 @@ class BiasBalancer(Balancer):
         if self.centred:
             step = torch.where(steered, step - step.sum() / steered.sum(), 0)
         return self.bias + self.rate * step.float()
+
+    def share(self, experts: int) -> float:
+        """Of all choices, the share that the first ``experts`` have at the target; what it leaves goes to those with 0.
+
+        Where it leaves something and there are none with 0, all get in proportion to their target.
+        """
+        if self.target is None:
+            return super().share(experts)
+        total, free = sum(self.target), self.target.count(0)
+        if not free:
+            return sum(self.target[:experts]) / total
+        return sum(self.target[:experts]) + (1 - total) * self.target[:experts].count(0) / free
 
     def extra_repr(self) -> str:
         """Settings, for ``print(model)``."""

@@ -10,17 +10,17 @@ from torch import Tensor
 from toolkit.checks import require, require_choice, require_positive
 from toolkit.routing.assignment import Assignment
 from toolkit.routing.dispatch import token_starts
-from toolkit.routing.expert_choice import in_order
 from toolkit.routing.ranking import rank_within, share
+from toolkit.routing.sequences import in_order
 
 
 @dataclass(frozen=True)
 class Capacity:
     """An adjustment that drops what exceeds C = max(min_capacity, ceil(factor * choices / num_experts)) of an expert.
 
-    ``choices`` are those of tokens that are not padding, before anything is dropped. What is dropped becomes expert
-    -1 with weight 0: it adds nothing, the residual carries the token, and ``assignment.dropped`` counts it.
-    ``chosen``, and with it every loss and statistic, stays what the router chose.
+    ``choices`` are those of tokens that are not padding, before anything is dropped; experts without computation take
+    all that comes. What is dropped becomes expert -1 with weight 0: it adds nothing, the residual carries the token,
+    and ``assignment.dropped`` counts it. ``chosen``, and with it every loss and statistic, stays what the router chose.
 
     Causality: C grows with the number of tokens, and better or earlier-queued choices of later tokens push out those of
     earlier ones, so dropping reads the future under either policy. Evaluation drops nothing unless
@@ -53,6 +53,8 @@ class Capacity:
     per: str = "batch"
     evaluation_factor: float | None = None
 
+    certainty = "bound"
+
     def __post_init__(self) -> None:
         require_positive(factor=self.factor, min_capacity=self.min_capacity)
         require_choice("policy", self.policy, ("probability", "position"))
@@ -72,12 +74,18 @@ class Capacity:
         if factor is None:
             return assignment
         kept = self._place(assignment) < self._room(assignment, factor)
+        kept |= assignment.expert >= assignment.computing_experts
         kept &= assignment.expert >= 0
         weight = torch.where(kept, assignment.weight, 0.0)
         if self.renormalize == "after":
             weight = weight * _make_up(assignment, weight)
         expert = torch.where(kept, assignment.expert, -1)
         return replace(assignment, expert=expert, weight=weight, chosen=assignment.choice)
+
+    def limit(self, choices: int, num_experts: int, training: bool = True) -> int | None:
+        """C where a sequence has so many ``choices``; of a batch, its share of C at most. None: nothing is dropped."""
+        factor = self.factor if training else self.evaluation_factor
+        return None if factor is None else max(self.min_capacity, share(choices, factor, num_experts))
 
     def _place(self, assignment: Assignment) -> Tensor:
         """int64 (n,): how many choices stand before each one in its expert's queue."""

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from toolkit.checks import require, require_choice
 from toolkit.routing.assignment import Assignment
-from toolkit.routing.processes import all_reduce
 from toolkit.routing.ranking import rank_within, share
-from toolkit.routing.recompute import recomputing
-from toolkit.routing.router import Router
+from toolkit.routing.recompute import add_once, recomputing
+from toolkit.routing.reduce import all_reduce
+from toolkit.routing.router import GatedRouter
+from toolkit.routing.sequences import in_order
 
 
-class ExpertChoiceRouter(Router):
+class ExpertChoiceRouter(GatedRouter):
     """Softmax over experts, then each expert takes the C tokens it scores highest.
 
     C = ceil(S * capacity_factor / num_experts), where S is the number of tokens of a sequence, padding left out;
@@ -33,10 +34,11 @@ class ExpertChoiceRouter(Router):
       checkpointing moves it.
     - ``"choice"`` (``causal == "never"``): as in training, for encoders.
 
-    Cost: ranking sorts tokens * num_experts numbers. Without ``sequence_ids`` training gives num_experts * C triples.
-    With it, and where a threshold decides, any token may be taken by any expert and shapes may not depend on
-    data, so there are tokens * num_experts triples, most of them -1: a backend that allocates rows for all
-    triples pays for them in memory.
+    Cost: num_experts * C (token, expert) pairs of a sequence in training, above capacity_factor * S where num_experts
+    does not divide that; by a threshold, as many as reach it. Ranking sorts tokens * num_experts numbers. Without
+    ``sequence_ids`` training gives num_experts * C triples. With it, and where a threshold decides, any token may be
+    taken by any expert and shapes may not depend on data, so there are tokens * num_experts triples, most of them -1: a
+    backend that allocates rows for all triples pays for them in memory.
 
     Args:
         dim: width of a token.
@@ -54,6 +56,7 @@ class ExpertChoiceRouter(Router):
     paper leaves autoregressive decoding open.
     """
 
+    equal_loads = True
     threshold: Tensor
     batches: Tensor
 
@@ -72,7 +75,7 @@ class ExpertChoiceRouter(Router):
         require(fits, "capacity_factor", capacity_factor, f"above 0 and at most num_experts={num_experts}")
         require_choice("evaluation", evaluation, ("threshold", "choice"))
         require(0 <= momentum < 1, "momentum", momentum, "at least 0 and below 1")
-        self.capacity_factor = self.top_k = self.experts_per_token = capacity_factor
+        self.capacity_factor = capacity_factor
         self.evaluation, self.momentum = evaluation, momentum
         self.causal = "evaluation" if evaluation == "threshold" else "never"
         self.register_buffer("threshold", torch.full((num_experts,), 1 / num_experts, dtype=torch.float32))
@@ -90,7 +93,7 @@ class ExpertChoiceRouter(Router):
             taken = self._choose(probabilities.detach(), sequence_ids, valid)
             if sequence_ids is None and self.tape is None:  # a replay may hold more
                 most = self.num_experts * share(len(logits), self.capacity_factor, self.num_experts)
-        return taken_triples(logits, probabilities, self.replayed(taken), most)
+        return _taken_triples(logits, probabilities, self.replayed(taken), most)
 
     def _choose(self, scores: Tensor, sequence_ids: Tensor | None, valid: Tensor | None) -> Tensor:
         """scores (tokens, num_experts) -> bool of the same shape, the best of each sequence for every expert."""
@@ -110,10 +113,11 @@ class ExpertChoiceRouter(Router):
         """Move the thresholds towards the mean, over sequences and processes, of the ``last`` scores taken."""
         found = torch.stack([torch.where(last, scores, 0.0).sum(0), last.sum(0).to(scores.dtype)]).float()
         total, sequences = all_reduce(found).unbind()
-        self.batches += (sequences > 0).any()
-        step = torch.clamp(1.0 / self.batches.clamp(min=1), min=1 - self.momentum)
+        some = (sequences > 0).any().to(self.batches.dtype)
+        step = torch.clamp(1.0 / (self.batches + some).clamp(min=1), min=1 - self.momentum)
         mean = total / sequences.clamp(min=1)
-        self.threshold.copy_(torch.where(sequences > 0, torch.lerp(self.threshold, mean, step), self.threshold))
+        add_once(self.threshold, torch.where(sequences > 0, step * (mean - self.threshold), 0.0))
+        add_once(self.batches, some)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ExpertChoiceRouter:
         """Moves between devices; a model's change of dtype leaves the threshold in fp32, seen by ``fn`` as integers."""
@@ -121,6 +125,14 @@ class ExpertChoiceRouter(Router):
         super()._apply(fn, recurse)
         self._buffers["threshold"] = fn(threshold.view(torch.int32)).view(torch.float32)
         return self
+
+    def rows(self, seq_len: int) -> int:
+        """num_experts * C, in training and in evaluation by choice."""
+        return self.num_experts * share(seq_len, self.capacity_factor, self.num_experts)
+
+    def triples(self, seq_len: int) -> int:
+        """One for each token and expert, which any sequence of a batch may need."""
+        return self.num_experts * seq_len
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""
@@ -130,18 +142,7 @@ class ExpertChoiceRouter(Router):
         )
 
 
-def in_order(sequence_ids: Tensor) -> Tensor:
-    """int64 (tokens,): 0, 1, ... for the runs of equal ids, whatever the ids are; fewer than tokens of them.
-
-    >>> in_order(torch.tensor([7, 7, -1, 3])).tolist()
-    [0, 0, 1, 2]
-    """
-    changes = torch.zeros_like(sequence_ids)
-    changes[1:] = sequence_ids[1:] != sequence_ids[:-1]
-    return changes.cumsum(0)
-
-
-def taken_triples(logits: Tensor, probabilities: Tensor, taken: Tensor, most: int) -> Assignment:
+def _taken_triples(logits: Tensor, probabilities: Tensor, taken: Tensor, most: int) -> Assignment:
     """The pairs ``taken`` as ``most`` triples in token order, gated by their probability; the rest of them are -1.
 
     Shapes: logits, probabilities, taken bool (tokens, num_experts). ``most`` is at least the number taken.

@@ -9,6 +9,11 @@ from toolkit.checks import require
 from toolkit.routing.valid import only_valid
 
 
+def count_non_finite(logits: Tensor, valid: Tensor | None = None) -> Tensor:
+    """How many router logits (tokens, ...) are infinite or NaN outside the padding: int64 scalar, on their device."""
+    return only_valid(~torch.isfinite(logits.detach()), valid).sum()
+
+
 def require_finite_logits(logits: Tensor, layer: str, step: int, valid: Tensor | None = None) -> None:
     """Refuse router logits (tokens, ...) that are infinite or NaN outside the padding. Waits for the device.
 
@@ -17,13 +22,21 @@ def require_finite_logits(logits: Tensor, layer: str, step: int, valid: Tensor |
 
     >>> require_finite_logits(torch.tensor([[0.0, torch.inf]]), "blocks.3.feed_forward", 120)
     Traceback (most recent call last):
-    ValueError: router logits of blocks.3.feed_forward at step 120='1 of 2 are infinite or NaN': it must be finite; \
-look for a learning rate that is too high, half precision that overflows, or bad input
+    ValueError: router logits of blocks.3.feed_forward at step 120='1 infinite or NaN': it must be finite; look for \
+a learning rate that is too high, half precision that overflows, or bad input
     """
-    wrong = int(only_valid(~torch.isfinite(logits.detach()), valid).sum())
+    require_none_non_finite(int(count_non_finite(logits, valid)), layer, step)
+
+
+def require_none_non_finite(count: int, layer: str, step: int) -> None:
+    """Refuse a :func:`count_non_finite` above 0.
+
+    Raises:
+        ValueError: naming the layer and the step.
+    """
     require(
-        wrong == 0,
+        count == 0,
         f"router logits of {layer} at step {step}",
-        f"{wrong} of {logits.numel()} are infinite or NaN",
+        f"{count} infinite or NaN",
         "finite; look for a learning rate that is too high, half precision that overflows, or bad input",
     )

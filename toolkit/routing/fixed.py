@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
-from toolkit.checks import require, require_positive
+from toolkit.checks import require
 from toolkit.routing.assignment import Assignment
 from toolkit.routing.router import Router, table
-from toolkit.work import Work
 
 
 class FixedRouter(Router):
-    """Base of routers without a gate: no parameters, logits of 0, no losses, nothing to learn and no work.
+    """Base of routers whose choice no token's content moves: logits of 0, and nothing to learn unless they add it.
 
     Args:
         num_experts: how many experts there are.
         top_k: experts per token, each with the gate 1 / top_k.
+        losses: see :class:`Router`; for a subclass that learns.
 
     Raises:
         ValueError: if a size is not positive or ``top_k`` exceeds ``num_experts``.
     """
 
-    def __init__(self, num_experts: int, top_k: int) -> None:
-        nn.Module.__init__(self)  # a Router would make a gate
-        require_positive(num_experts=num_experts)
+    def __init__(self, num_experts: int, top_k: int, losses: Iterable[nn.Module] = ()) -> None:
+        super().__init__(num_experts, losses)
         require(1 <= top_k <= num_experts, "top_k", top_k, f"between 1 and num_experts={num_experts}")
-        self.num_experts, self.top_k = num_experts, top_k
-        self.register_parameter("weight", None)
-        self.losses, self.noise = nn.ModuleList(), None
-
-    def reset_parameters(self) -> None:
-        """Nothing: there are none."""
+        self.top_k = top_k
 
     def score(self, x: Tensor) -> Tensor:
         """x (tokens, dim) -> zeros (tokens, num_experts), fp32 (fp64 for fp64 tokens)."""
         return x.new_zeros(len(x), self.num_experts, dtype=torch.promote_types(x.dtype, torch.float32))
-
-    def work(self, seq_len: int) -> list[Work]:
-        """Nothing."""
-        return []
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""

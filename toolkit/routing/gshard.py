@@ -25,13 +25,17 @@ class GShardRouter(TopKRouter):
 
     Causal: a token's experts depend on that token alone.
 
+    Cost: how many second experts are kept depends on the gates, so two experts a token is what training computes at
+    most (``certainty == "bound"``); evaluation, and ``second="always"``, compute just that.
+    :func:`toolkit.compute.measure` counts what a run computes.
+
     Args:
         dim: width of a token.
         num_experts: how many experts there are.
         second: ``"random"`` or ``"always"``.
         noise: a noise of :mod:`toolkit.routing.noise`, in training only; the paper has none.
         balancer: see :class:`TopKRouter`.
-        losses: see :class:`toolkit.routing.router.Router`.
+        losses: see :class:`toolkit.routing.router.GatedRouter`.
 
     Raises:
         ValueError: if a size is not positive, there are fewer than two experts, or ``second`` is unknown.
@@ -53,6 +57,7 @@ class GShardRouter(TopKRouter):
         require_choice("second", second, ("random", "always"))
         super().__init__(dim, num_experts, 2, normalize=True, noise=noise, balancer=balancer, losses=losses)
         self.second = second
+        self.certainty = "bound" if second == "random" else "exact"
 
     def route(
         self, logits: Tensor, *, token_ids: Tensor | None, sequence_ids: Tensor | None, valid: Tensor | None

@@ -12,7 +12,7 @@ from toolkit.checks import require, require_choice, require_positive
 from toolkit.routing import router
 from toolkit.routing.assignment import Assignment
 from toolkit.routing.fixed import FixedRouter, certain, equal_gates
-from toolkit.routing.scores import SCORES, project
+from toolkit.routing.scores import KEPT, SCORES, normalizes, project, scaled_gates
 from toolkit.work import Work
 
 
@@ -35,7 +35,8 @@ class HashRouter(FixedRouter):
         frequencies: how often each id occurs, vocab_size numbers; for ``"balanced"`` only.
         dim: width of a token, for a learned gate; None for none.
         score: the gate's score function: ``"softmax"``, ``"sigmoid"`` or ``"sqrt_softplus"``.
-        normalize: divide the gates by their sum. None means ``top_k > 1``: one normalised gate cannot learn.
+        normalize: divide the gates by their sum. None means ``top_k > 1``: one normalised gate cannot learn, of which
+            True with ``top_k=1`` warns.
         scale: what learned gates are multiplied by.
         seed: of the random table; hash layers want different ones.
         losses: auxiliary losses of the learned gate; none by default.
@@ -64,26 +65,30 @@ class HashRouter(FixedRouter):
         seed: int = 0,
         losses: Iterable[nn.Module] = (),
     ) -> None:
-        super().__init__(num_experts, top_k)
+        super().__init__(num_experts, top_k, losses)
         require_positive(vocab_size=vocab_size, scale=scale)
         require_choice("table", table, ("random", "balanced"))
         require_choice("score", score, tuple(SCORES))
         fits = (frequencies is None) == (table == "random")
         require(fits, "frequencies", frequencies, "given with table='balanced' and only then")
-        self.losses = nn.ModuleList(losses)
         require(dim is not None or not self.losses, "losses", losses, "empty without dim: there is no gate to train")
         self.score_function, self.scale = score, scale
-        self.normalize = top_k > 1 if normalize is None else normalize
+        self.normalize = normalizes(top_k, normalize if dim is not None else None, "normalize=True")
         if frequencies is None:
             experts = random_table(vocab_size, num_experts, top_k, seed)
         else:
             experts = balanced_table(torch.as_tensor(frequencies).tolist(), num_experts, top_k)
             require(len(experts) == vocab_size, "frequencies", f"{len(experts)} numbers", f"vocab_size={vocab_size}")
         self.register_buffer("table", experts)
-        if dim is not None:
-            require_positive(dim=dim)
-            self.weight = nn.Parameter(torch.empty(num_experts, dim))
-            nn.init.normal_(self.weight, std=dim**-0.5)
+        require(dim is None or dim > 0, "dim", dim, "positive, or None")
+        self.dim = dim
+        self.weight = None if dim is None else nn.Parameter(torch.empty(num_experts, dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The gate, where there is one, normal with standard deviation dim ** -0.5."""
+        if self.weight is not None:
+            nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
 
     def score(self, x: Tensor) -> Tensor:
         """x (tokens, dim) -> logits (tokens, num_experts), fp32; zeros without a gate."""
@@ -99,14 +104,16 @@ class HashRouter(FixedRouter):
         if self.weight is None:
             return router.table(logits, certain(logits, experts), experts, equal_gates(logits, self.top_k))
         scores = SCORES[self.score_function](logits)
-        gates = scores.raw.gather(1, experts)
-        if self.normalize:
-            gates = gates / (gates.sum(dim=-1, keepdim=True) + 1e-20)
-        return router.table(logits, scores.probabilities, experts, gates * self.scale)
+        gates = scaled_gates(scores.raw.gather(1, experts), self.normalize, self.scale)
+        return router.table(logits, scores.probabilities, experts, gates)
 
     def work(self, seq_len: int) -> list[Work]:
         """The gate's product where there is one; looking up is none."""
         return [] if self.weight is None else [Work.dense("router", seq_len * self.weight.numel())]
+
+    def kept_numbers(self) -> int:
+        """What the gate's score function keeps, where there is a gate."""
+        return 0 if self.weight is None else KEPT[self.score_function] * self.num_experts
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""

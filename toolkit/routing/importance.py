@@ -7,7 +7,7 @@ from torch import Tensor
 
 from toolkit.checks import require
 from toolkit.routing.assignment import Assignment
-from toolkit.routing.auxiliary import AuxiliaryLoss
+from toolkit.routing.auxiliary_loss import AuxiliaryLoss
 from toolkit.routing.valid import only_valid
 
 EPSILON = 1e-10

@@ -32,16 +32,22 @@ class Noise(nn.Module):
 
     Attributes:
         products: how many products as large as the router's own it takes.
+        replaces: whether its logits are made anew and take nothing of the clean ones.
         zero_router: whether the router's weight starts at zero.
     """
 
     kind = "router"  # what its parameters are counted as
     products: ClassVar[int] = 0
+    replaces: ClassVar[bool] = False
     zero_router: ClassVar[bool] = False
 
     def forward(self, x: Tensor, logits: Tensor, score: Callable[[Tensor], Tensor]) -> Noisy:
         """x (tokens, dim), its clean logits (tokens, num_experts), and ``score`` from one to the other -> Noisy."""
         raise NotImplementedError
+
+    def kept_numbers(self, num_experts: int, dim: int) -> int:
+        """fp32 numbers a token that autograd keeps of it."""
+        return 0
 
     def check(self, weight: Tensor) -> None:
         """Raise a ValueError unless it fits a router of ``weight`` (num_experts, dim)."""
@@ -59,6 +65,7 @@ class Jitter(Noise):
     """
 
     products = 1
+    replaces = True
 
     def __init__(self, epsilon: float = 0.01) -> None:
         super().__init__()
@@ -70,6 +77,10 @@ class Jitter(Noise):
         x = x.to(logits.dtype)
         factor = 1 + self.epsilon * (2 * torch.rand_like(x) - 1)
         return Noisy(score(x * factor), None)
+
+    def kept_numbers(self, num_experts: int, dim: int) -> int:
+        """The factor and the input times it."""
+        return 2 * dim
 
     def extra_repr(self) -> str:
         """Its width, for ``print(model)``."""
@@ -139,6 +150,10 @@ class NoisyTopK(Noise):
         """x (tokens, dim), logits (tokens, num_experts) -> Noisy; the gradient reaches W_noise through the noise."""
         std = nn.functional.softplus(project(x, self.weight)) + self.floor
         return Noisy(logits + std * torch.randn_like(logits), std)
+
+    def kept_numbers(self, num_experts: int, dim: int) -> int:
+        """The logits of the width, and the draws."""
+        return 2 * num_experts
 
     def check(self, weight: Tensor) -> None:
         """Raise a ValueError unless the router's weight has the same shape."""

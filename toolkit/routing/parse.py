@@ -9,17 +9,17 @@ from typing import Any
 
 from torch import nn
 
-from toolkit.routing.auxiliary import AuxiliaryLoss
+from toolkit.routing.auxiliary_loss import AuxiliaryLoss
 from toolkit.routing.balancer import Balancer
 from toolkit.routing.capacity import Capacity
 from toolkit.routing.fixed import FixedRouter
 from toolkit.routing.rounding import TokenRounding
-from toolkit.routing.router import Router
+from toolkit.routing.router import GatedRouter, Router
 from toolkit.routing.soft import SoftRouter
 
 ROUTERS = (Router, SoftRouter)
 ADJUSTMENTS = (Capacity, TokenRounding)
-BASES = (Router, FixedRouter, AuxiliaryLoss, Balancer)
+BASES = (Router, GatedRouter, FixedRouter, AuxiliaryLoss, Balancer)
 
 
 def build_router(

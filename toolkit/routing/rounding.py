@@ -17,9 +17,14 @@ class TokenRounding:
     """An adjustment that rounds each expert's number of tokens to the nearest multiple of ``multiple``, in training.
 
     An expert that rounds down drops its tokens with the lowest gates; one that rounds up also takes the tokens
-    that score it highest among those that did not choose it, with their probability as the gate. So a
-    load changes by at most half a tile, and by less than one where there are not enough tokens left to round up.
-    Halves round up. Mean loads should be 2 * ``multiple`` or more: an expert with less than half a tile loses all.
+    that score it highest among those that did not choose it. So a load changes by at most half a tile, and by less than
+    one where there are not enough tokens left to round up. Halves round up. Mean loads should be 2 * ``multiple`` or
+    more: an expert with less than half a tile loses all. Experts without computation are left alone.
+
+    The gate of an added token is on the scale of those it has: with g its gates and p its probabilities of the experts
+    it chose, an expert e more has the gate p_e * sum(g) / sum(p), which for scores that are normalised or not, and
+    times a routed scale, is what its router would have made of e's score under the same denominator. The gates it
+    has stay as they are.
 
     What was dropped is counted in ``assignment.dropped``; ``chosen``, and with it every loss and statistic, stays what
     the router chose, of which added triples are not. Padding is never added.
@@ -41,6 +46,7 @@ class TokenRounding:
     multiple: int = 128
 
     causal = "evaluation"
+    certainty = "balanced"
 
     def __post_init__(self) -> None:
         require_positive(multiple=self.multiple)
@@ -65,13 +71,19 @@ class TokenRounding:
             chosen=merged(assignment.choice, torch.full_like(expert, -1)),
         )
 
+    def added(self, num_experts: int, tokens: int) -> int:
+        """Triples that a batch has more for it, -1 where not used."""
+        return num_experts * min(self.multiple // 2, tokens)
+
     def _change(self, assignment: Assignment) -> Tensor:
         """int64 (num_experts,): how many tokens each expert gains, or loses where negative."""
         loads = count(assignment.expert, assignment.num_experts)
+        computing = torch.arange(assignment.num_experts, device=loads.device) < assignment.computing_experts
         nearest = (loads + self.multiple // 2) // self.multiple * self.multiple
         down = loads // self.multiple * self.multiple
         real = assignment.tokens if assignment.valid is None else assignment.valid.sum()
-        return torch.where(nearest <= real, nearest, down) - loads
+        change = torch.where(nearest <= real, nearest, down) - loads
+        return torch.where(computing, change, 0)
 
     @staticmethod
     def _kept(assignment: Assignment, change: Tensor) -> Tensor:
@@ -94,5 +106,16 @@ class TokenRounding:
         token = torch.topk(scores, min(self.multiple // 2, tokens), dim=0).indices
         used = torch.arange(len(token), device=token.device)[:, None] < change
         expert = torch.where(used, torch.arange(experts, device=token.device), -1)
-        gate = torch.where(used, assignment.probabilities.gather(0, token), 0.0)
-        return token.flatten(), expert.flatten(), gate.flatten()
+        gate = assignment.probabilities.gather(0, token) * _gate_per_probability(assignment)[token]
+        return token.flatten(), expert.flatten(), torch.where(used, gate, 0.0).flatten()
+
+
+def _gate_per_probability(assignment: Assignment) -> Tensor:
+    """(tokens,): the sum of a token's gates over that of its probabilities of the same experts; 1 where it has none."""
+    some = assignment.expert >= 0
+    of_choice = assignment.probabilities[assignment.token, assignment.expert.clamp(min=0)]
+    zeros = assignment.probabilities.new_zeros(assignment.tokens)
+    gates = zeros.index_add(0, assignment.token, torch.where(some, assignment.weight, 0.0))
+    probabilities = zeros.index_add(0, assignment.token, torch.where(some, of_choice, 0.0))
+    known = probabilities > 0
+    return torch.where(known, gates / torch.where(known, probabilities, 1.0), 1.0)

@@ -12,61 +12,48 @@ from toolkit.checks import require, require_positive
 from toolkit.routing.assignment import Assignment
 from toolkit.routing.balance import LoadBalancingLoss, RouterZLoss
 from toolkit.routing.noise import Noise, Noisy
+from toolkit.routing.ownership import belong_to
 from toolkit.routing.scores import project
 from toolkit.work import Work
 
 
 class Router(nn.Module):
-    """Base of the routers that choose experts; a subclass implements :meth:`route`.
+    """Base of the routers that choose experts; a subclass gives logits (:meth:`score`) and chooses (:meth:`route`).
 
-    Logits are one linear map of the token, computed in fp32 (fp64 for fp64 weights) whatever the autocast:
-    Switch Transformer's "selective precision". Losses are called on every training forward with the
-    assignment, before anything is dropped.
+    Losses are called on every training forward with the assignment, before anything is dropped.
 
     Args:
-        dim: width of a token.
         num_experts: how many experts there are.
-        losses: auxiliary losses, each a module with a ``name`` that maps an ``Assignment`` to a scalar; by default
-            load balancing at 0.01 and the z-loss at 0.001.
+        losses: auxiliary losses, each a module with a ``name`` that maps an ``Assignment`` to a scalar.
         noise: what the choice is perturbed by in training (:mod:`toolkit.routing.noise`); None: nothing. In evaluation
             there is none.
 
     Attributes:
         causal: when a token's experts depend on no later token: ``"always"``, ``"evaluation"`` (training leaks, the
             rule used in evaluation does not), or ``"never"``.
+        certainty: what :meth:`rows` is of a training forward's, see :class:`toolkit.work.Work`.
+        equal_loads: whether every expert gets as many tokens of a sequence in training, whatever the tokens.
 
     Raises:
-        ValueError: if a size is not positive, two losses have the same name, or the noise is for another size.
+        ValueError: if ``num_experts`` is not positive, two losses have the same name, or a loss is another router's.
     """
 
     kind = "router"
     causal: str = "always"
+    certainty: str = "exact"
+    equal_loads: bool = False
+    top_k: int
     tape: Callable[[Tensor], Tensor] | None = None  # set by RoutingReplay for a while
 
-    def __init__(
-        self, dim: int, num_experts: int, losses: Iterable[nn.Module] | None = None, noise: Noise | None = None
-    ) -> None:
+    def __init__(self, num_experts: int, losses: Iterable[nn.Module] = (), noise: Noise | None = None) -> None:
         super().__init__()
-        require_positive(dim=dim, num_experts=num_experts)
+        require_positive(num_experts=num_experts)
         self.num_experts = num_experts
-        self.weight = nn.Parameter(torch.empty(num_experts, dim))
-        self.losses = nn.ModuleList([LoadBalancingLoss(), RouterZLoss()] if losses is None else losses)
+        self.losses = nn.ModuleList(losses)
         names = [str(loss.name) for loss in self.losses]
         require(len(set(names)) == len(names), "losses", names, "of different names: they are added up by name")
+        belong_to(self, self.losses)
         self.noise = noise
-        if noise is not None:
-            noise.check(self.weight)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Normal with standard deviation dim ** -0.5: logits of unit variance for normalised tokens.
-
-        Zero where the noise asks for that.
-        """
-        if self.noise is not None and self.noise.zero_router:
-            nn.init.zeros_(self.weight)
-        else:
-            nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
 
     def forward(
         self,
@@ -104,7 +91,7 @@ class Router(nn.Module):
 
     def score(self, x: Tensor) -> Tensor:
         """x (tokens, dim) -> logits (tokens, num_experts), fp32 (fp64 for fp64 weights)."""
-        return project(x, self.weight)
+        raise NotImplementedError
 
     def perturb(self, x: Tensor, logits: Tensor) -> Noisy:
         """x (tokens, dim), logits (tokens, num_experts) -> Noisy; nothing in it in evaluation and without noise."""
@@ -133,9 +120,87 @@ class Router(nn.Module):
         raise NotImplementedError
 
     def work(self, seq_len: int) -> list[Work]:
-        """One product, every token with every expert's row, and those of the noise, which training has."""
-        products = 1 if self.noise is None else 1 + self.noise.products
-        return [Work.dense("router", products * seq_len * self.weight.numel())]
+        """Every product over one sequence, by whom it is counted; a router that multiplies nothing has none."""
+        return []
+
+    def rows(self, seq_len: int) -> int:
+        """(token, expert) pairs that training makes of a sequence, those with experts of no computation included."""
+        return seq_len * self.top_k
+
+    def triples(self, seq_len: int) -> int:
+        """Triples that a sequence has in training's assignment, those of no expert included: what takes memory."""
+        return self.rows(seq_len)
+
+    def kept_numbers(self) -> int:
+        """fp32 numbers a token that autograd keeps of its scores; not of its triples, nor what its losses add up."""
+        return 0
+
+    def share(self, experts: int) -> float:
+        """Of the pairs, the share that the first ``experts`` get where loads are as they should be."""
+        return experts / self.num_experts
+
+
+class GatedRouter(Router):
+    """A router whose logits are one linear map of the token, with ``weight`` (num_experts, dim).
+
+    Computed in fp32 (fp64 for fp64 weights) whatever the autocast: Switch Transformer's "selective precision".
+
+    Args:
+        dim: width of a token.
+        num_experts: how many experts there are.
+        losses: see :class:`Router`; by default load balancing at 0.01 and the z-loss at 0.001.
+        noise: see :class:`Router`.
+
+    Raises:
+        ValueError: as :class:`Router`; if ``dim`` is not positive, or the noise is for another size.
+    """
+
+    def __init__(
+        self, dim: int, num_experts: int, losses: Iterable[nn.Module] | None = None, noise: Noise | None = None
+    ) -> None:
+        super().__init__(num_experts, [LoadBalancingLoss(), RouterZLoss()] if losses is None else losses, noise)
+        require_positive(dim=dim)
+        self.dim = dim
+        self.weight = nn.Parameter(torch.empty(num_experts, dim))
+        if noise is not None:
+            noise.check(self.weight)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal with standard deviation dim ** -0.5: logits of unit variance for normalised tokens.
+
+        Zero where the noise asks for that.
+        """
+        if self.noise is not None and self.noise.zero_router:
+            nn.init.zeros_(self.weight)
+        else:
+            nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+
+    def score(self, x: Tensor) -> Tensor:
+        """x (tokens, dim) -> logits (tokens, num_experts), fp32 (fp64 for fp64 weights)."""
+        return project(x, self.weight)
+
+    def work(self, seq_len: int) -> list[Work]:
+        """One product, every token with every expert's row, and in training those of the noise.
+
+        Where the noise is none on the clean logits but makes others, the z-loss alone gives the clean a gradient.
+        """
+        size = seq_len * self.weight.numel()
+        clean = Work.dense(self.kind, size)
+        if self.noise is None or not self.noise.products:
+            return [clean]
+        if self.noise.replaces and not self._has_z_loss:
+            clean = replace(clean, backward=0.0, computed_backward=0.0)
+        return [clean, replace(Work.dense(self.kind, self.noise.products * size), phase="training")]
+
+    def kept_numbers(self) -> int:
+        """Probabilities, the z-loss's logits, and what the noise keeps."""
+        noise = 0 if self.noise is None else self.noise.kept_numbers(*self.weight.shape)
+        return self.num_experts * (1 + self._has_z_loss) + noise
+
+    @property
+    def _has_z_loss(self) -> bool:
+        return any(isinstance(loss, RouterZLoss) for loss in self.losses)
 
 
 def table(logits: Tensor, probabilities: Tensor, experts: Tensor, gates: Tensor, **more: Tensor | None) -> Assignment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,10 +45,14 @@ class _WideProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
         """x (..., dim) and weight (num_experts, dim) -> (..., num_experts)."""
-        ctx.save_for_backward(x, weight)
         return nn.functional.linear(x.to(weight.dtype), weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Apart from ``forward``, as torch.func wants it."""
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, d_logits: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -56,6 +61,23 @@ class _WideProduct(torch.autograd.Function):
         d_x = (d_logits @ weight).to(x.dtype) if ctx.needs_input_grad[0] else None
         wide = x.flatten(0, -2).to(weight.dtype)
         return d_x, d_logits.flatten(0, -2).t() @ wide if ctx.needs_input_grad[1] else None
+
+
+def normalizes(top_k: int, normalize: bool | None, asked: str) -> bool:
+    """Whether gates are divided by their sum: as said, or by default where ``top_k`` > 1; ``asked`` is how it was.
+
+    Warns where one gate is: it is 1 whatever the router says.
+    """
+    if normalize and top_k == 1:
+        warnings.warn(f"{asked} with top_k=1 makes every gate 1: the router gets no gradient", stacklevel=4)
+    return top_k > 1 if normalize is None else normalize
+
+
+def scaled_gates(chosen: Tensor, normalize: bool, scale: float) -> Tensor:
+    """chosen (tokens, top_k), scores -> gates: divided by their sum (plus 1e-20) if ``normalize``, times ``scale``."""
+    if normalize:
+        chosen = chosen / (chosen.sum(dim=-1, keepdim=True) + 1e-20)
+    return chosen if scale == 1 else scale * chosen
 
 
 def softmax(logits: Tensor) -> Scores:
@@ -95,3 +117,6 @@ SCORES: dict[str, Callable[[Tensor], Scores]] = {
     "sigmoid": sigmoid,
     "sqrt_softplus": sqrt_softplus,
 }
+
+KEPT = {"softmax": 1, "sigmoid": 4, "sqrt_softplus": 7}
+"""Tensors of (tokens, num_experts) that autograd keeps of each."""

@@ -30,10 +30,10 @@ def flip_rate(before: Assignment, after: Assignment) -> float:
     Raises:
         ValueError: if they are not of as many tokens and experts.
     """
-    return flips(selection(before), selection(after))
+    return selection_flip_rate(selection(before), selection(after))
 
 
-def flips(before: Tensor, after: Tensor) -> float:
+def selection_flip_rate(before: Tensor, after: Tensor) -> float:
     """:func:`flip_rate` of two selections, bool (tokens, num_experts).
 
     Choices that are in one of them only, over the choices of both: where each token has top_k experts in either, the

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from toolkit.checks import require, require_positive
 from toolkit.routing.assignment import Assignment
 from toolkit.routing.balance import RouterZLoss
-from toolkit.routing.router import Router, table
+from toolkit.routing.router import GatedRouter, table
 
 
-class SinkhornRouter(Router):
+class SinkhornRouter(GatedRouter):
     """In training each token goes to the ``top_k`` largest entries of its row of the balanced plan of the batch.
 
     The plan is exp(logits) with rows and columns scaled until every token has the same mass and every

@@ -35,11 +35,12 @@ class SoftRouter(nn.Module):
 
     kind = "router"
     causal = "never"
+    certainty = "exact"
 
     def __init__(self, dim: int, num_experts: int, slots: int) -> None:
         super().__init__()
         require_positive(dim=dim, num_experts=num_experts, slots=slots)
-        self.num_experts, self.slots = num_experts, slots
+        self.dim, self.num_experts, self.slots = dim, num_experts, slots
         self.weight = nn.Parameter(torch.empty(num_experts, slots, dim))
         self.scale = nn.Parameter(torch.empty(()))
         self.reset_parameters()
@@ -91,6 +92,14 @@ class SoftRouter(nn.Module):
     def work(self, seq_len: int) -> list[Work]:
         """Three products over one sequence: the logits, mixing tokens into slots, mixing slots into tokens."""
         return [Work.dense("router", 3 * seq_len * self.weight.numel())]
+
+    def rows(self, seq_len: int) -> int:
+        """Slots of a sequence, each a row of its expert, however long the sequence is."""
+        return self.num_experts * self.slots
+
+    def triples(self, seq_len: int) -> int:
+        """One a slot."""
+        return self.rows(seq_len)
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""

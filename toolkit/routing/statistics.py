@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toolkit.routing.assignment import Assignment
-from toolkit.routing.processes import all_reduce
+from toolkit.routing.reduce import all_reduce
 from toolkit.routing.valid import n_valid, only_valid
 
 SCALARS = 7

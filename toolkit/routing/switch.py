@@ -23,7 +23,7 @@ class SwitchRouter(TopKRouter):
         jitter: the input is multiplied by U[1 - jitter, 1 + jitter] in training; 0 is no jitter.
         normalize: must be False.
         balancer: see :class:`TopKRouter`.
-        losses: see :class:`toolkit.routing.router.Router`.
+        losses: see :class:`toolkit.routing.router.GatedRouter`.
 
     Raises:
         ValueError: if a size is not positive, ``jitter`` is not at least 0 and below 1, or ``normalize`` is True.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 
 import torch
@@ -10,13 +9,15 @@ from torch import Tensor, nn
 
 from toolkit.checks import require, require_choice, require_positive
 from toolkit.routing.assignment import Assignment
+from toolkit.routing.balancer import Balancer
 from toolkit.routing.groups import GroupLimit
 from toolkit.routing.noise import Noise
-from toolkit.routing.router import Router, table
-from toolkit.routing.scores import SCORES, project
+from toolkit.routing.ownership import belong_to
+from toolkit.routing.router import GatedRouter, table
+from toolkit.routing.scores import KEPT, SCORES, normalizes, project, scaled_gates
 
 
-class TopKRouter(Router):
+class TopKRouter(GatedRouter):
     """Scores of all experts, then each token's ``top_k`` highest with those scores as gates.
 
     Causal: a token's experts depend on that token alone (and, with a balancer, on batches of the past). In
@@ -49,7 +50,7 @@ class TopKRouter(Router):
         balancer: a module with a buffer ``bias (num_experts,)`` that is added to what is ranked and never to a
             gate, and a method ``observe(assignment)`` that training forwards call (:mod:`toolkit.routing.balancer`).
         bias: whether the logits have a learned bias; the parameter ``bias`` (num_experts,), which starts at 0.
-        losses: see :class:`toolkit.routing.router.Router`.
+        losses: see :class:`toolkit.routing.router.GatedRouter`.
 
     Raises:
         ValueError: if a size or ``scale`` is not positive, ``top_k`` exceeds ``num_experts``, ``score`` is unknown,
@@ -88,9 +89,14 @@ class TopKRouter(Router):
         require_positive(scale=scale)
         self.top_k, self.scale = top_k, scale
         self.score_function, self.pre_softmax = score, pre_softmax
-        self.normalize = _normalized(top_k, normalize, pre_softmax, score)
+        require(pre_softmax or score == "softmax", "score", score, "'softmax' where pre_softmax=False")
+        require(pre_softmax or normalize is not False, "normalize", normalize, "True or None where pre_softmax=False")
+        asked = "normalize=True" if pre_softmax else "pre_softmax=False"
+        self.normalize = normalizes(top_k, normalize if pre_softmax else True, asked)
         self.group_limit = _limit(groups, top_groups, group_score, num_experts, top_k)
         self.balancer = _fitting(balancer, num_experts, top_k, score if pre_softmax else "logits")
+        if balancer is not None:
+            belong_to(self, [balancer])
         self.bias = nn.Parameter(torch.zeros(num_experts)) if bias else None
 
     def reset_parameters(self) -> None:
@@ -124,15 +130,22 @@ class TopKRouter(Router):
     def gates(self, chosen: Tensor) -> Tensor:
         """chosen (tokens, top_k), what was ranked of the chosen experts, without any bias -> their gates."""
         if not self.pre_softmax:
-            chosen = torch.softmax(chosen, dim=-1)
-        elif self.normalize:
-            chosen = chosen / (chosen.sum(dim=-1, keepdim=True) + 1e-20)
-        return chosen if self.scale == 1 else self.scale * chosen
+            return scaled_gates(torch.softmax(chosen, dim=-1), False, self.scale)
+        return scaled_gates(chosen, self.normalize, self.scale)
 
     def observe(self, assignment: Assignment) -> None:
         """The balancer sees what was chosen."""
         if self.balancer is not None:
             self.balancer.observe(assignment)  # type: ignore[operator]  # a balancer is any module
+
+    def kept_numbers(self) -> int:
+        """As :class:`GatedRouter` says, with what the score function keeps, and logits that are ranked themselves."""
+        more = KEPT[self.score_function] - 1 + (not self.pre_softmax)
+        return super().kept_numbers() + more * self.num_experts
+
+    def share(self, experts: int) -> float:
+        """Of the pairs, the share that the first ``experts`` get where loads are as the balancer wants them."""
+        return self.balancer.share(experts) if isinstance(self.balancer, Balancer) else super().share(experts)
 
     def extra_repr(self) -> str:
         """Sizes and settings, for ``print(model)``."""
@@ -141,17 +154,6 @@ class TopKRouter(Router):
         further = {"score_function": "softmax", "pre_softmax": True, "group_limit": None, "scale": 1.0}
         shown = {name: getattr(self, name) for name, default in further.items() if getattr(self, name) != default}
         return text + "".join(f", {name}={value}" for name, value in shown.items())
-
-
-def _normalized(top_k: int, normalize: bool | None, pre_softmax: bool, score: str) -> bool:
-    """Whether gates sum to one, asked for or by default."""
-    require(pre_softmax or score == "softmax", "score", score, "'softmax' where pre_softmax=False")
-    require(pre_softmax or normalize is not False, "normalize", normalize, "True or None where pre_softmax=False")
-    asked = normalize or not pre_softmax
-    if asked and top_k == 1:
-        setting = "normalize=True" if pre_softmax else "pre_softmax=False"
-        warnings.warn(f"{setting} with top_k=1 makes every gate 1: the router gets no gradient", stacklevel=3)
-    return asked or (normalize is None and top_k > 1)
 
 
 def _limit(

@@ -88,7 +88,8 @@ class Experts(nn.Module):
         """x (tokens, dim) -> (tokens, dim): each token's experts, weighted by its gates and summed.
 
         Raises:
-            ValueError: if the assignment is over another number of experts, or the backend cannot run on x's device.
+            ValueError: if the assignment is over another number of experts, x is of another dtype than the weights, or
+                the backend cannot run on x's device.
         """
         weights = self.weights
         given, here = assignment.num_experts, len(weights.first)
@@ -96,6 +97,8 @@ class Experts(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weights = x.to(dtype), weights.to(dtype)
+        right = f"that of the experts' weights, {weights.first.dtype}, outside of autocast"
+        require(x.dtype == weights.first.dtype, "x.dtype", x.dtype, right)
         backend = self._resolve(x)
         if backend == "reference":
             return reference_experts(x, assignment, weights, self.activation)
