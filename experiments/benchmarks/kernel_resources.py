@@ -2,6 +2,7 @@
 
     python experiments/benchmarks/kernel_resources.py --target sm90 --head-dim 128 --dtype bf16 --kernel forward
     python experiments/benchmarks/kernel_resources.py --kernels experts --target sm90 --dtype bf16
+    python experiments/benchmarks/kernel_resources.py --kernels rotary --head-dim 64 80 128
 
 Registers are of a thread, `stack` is where spilled registers go, `shared` is bytes of a program, `instruction`
 the tensor-core instruction and how many of it. Needs Triton, no GPU; two to thirty seconds a line.
@@ -22,10 +23,13 @@ from toolkit.kernels.launch import Recorded
 from toolkit.layers.experts.activations import ACTIVATIONS
 from toolkit.layers.experts.kernels import config as experts_config
 from toolkit.layers.experts.kernels import resources as experts
+from toolkit.layers.rotary.kernels import resources as rotary
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 COLUMNS = "{:<8} {:<8} {:>8} {:<5} {:<7} {:>9} {:>5} {:>6} {:>9} {:>6} {:>7} {:>8}  {}"
 EXPERTS_COLUMNS = "{:<8} {:<8} {:<6} {:>9} {:<5} {:<14} {:>10} {:>5} {:>6} {:>9} {:>6} {:>7} {:>8}  {}"
+
+ROTARY_COLUMNS = "{:<8} {:>8} {:>7} {:<5} {:<12} {:>9} {:>5} {:>9} {:>6} {:>7} {:>8}  {}"
 
 
 def taken(found: Resources, wrong: list[str]) -> tuple[int | str, ...]:
@@ -76,20 +80,36 @@ def print_experts(chosen: argparse.Namespace) -> None:
                 print(experts_line(launch, target, sizes, dtype, activation), flush=True)
 
 
+def print_rotary(chosen: argparse.Namespace) -> None:
+    """The table of the rotation: whole heads and half of their dims, in both layouts; it has no tensor-core product."""
+    names = ("target", "head_dim", "rotated", "dtype", "layout", "tile", "warps", "registers", "stack", "spills")
+    print(ROTARY_COLUMNS.format(*names, "shared", "instructions"))
+    for target, head_dim, dtype, part, interleaved in product(
+        chosen.target, chosen.head_dim, chosen.dtype, (1, 2), (False, True)
+    ):
+        launch = rotary.shipped_launch(head_dim, head_dim // part, DTYPES[dtype], interleaved)
+        found, tile, layout = compile_for(launch, target), launch.tile, "interleaved" if interleaved else "half-rotated"
+        configuration = (target, head_dim, head_dim // part, dtype, layout)
+        size = f"{launch.arguments['BLOCK_N']}x{launch.arguments['GROUP']}"
+        wrong = rotary.faults(found, launch, target)
+        print(ROTARY_COLUMNS.format(*configuration, size, tile.num_warps, *taken(found, wrong)), flush=True)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kernels", choices=("attention", "experts"), default="attention")
+    parser.add_argument("--kernels", choices=("attention", "experts", "rotary"), default="attention")
     kernels = sorted({*attention_config.KERNELS, *experts_config.KERNELS})
     parser.add_argument("--kernel", nargs="+", choices=kernels, help="default: all that multiply")
     parser.add_argument("--target", nargs="+", choices=FAMILIES, default=FAMILIES)
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=tuple(DTYPES))
-    parser.add_argument("--head-dim", nargs="+", type=int, default=(64, 128, 256), help="of attention")
+    parser.add_argument("--head-dim", nargs="+", type=int, default=(64, 128, 256), help="of attention, rotary")
     parser.add_argument("--features", nargs="+", choices=attention.FEATURES, default=("scored", "dropout"))
     parser.add_argument("--sizes", nargs="+", default=("1024x512", "1000x344"), help="of experts: DIMxHIDDEN_DIM")
     parser.add_argument("--activation", nargs="+", choices=ACTIVATIONS, default=("swiglu", "clamped_swiglu"))
     chosen = parser.parse_args()
-    {"attention": print_attention, "experts": print_experts}[chosen.kernels](chosen)
+    tables = {"attention": print_attention, "experts": print_experts, "rotary": print_rotary}
+    tables[chosen.kernels](chosen)
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def test_learned_sinks_are_gpt_oss_s() -> None:
     module = torch.nn.Module()
     module.num_key_value_groups, module.sinks = 2, layer.sink_logits  # type: ignore[assignment]
     x = torch.randn(2, 9, 16)
-    q, k, v = layer._project(x, 0)
+    q, k, v = layer._project(x, None, x.shape[1], keys=True)
     mask = torch.zeros(9, 9).masked_fill(~layer.pattern.mask(9, 9), -torch.inf)[None, None]
     expected, _ = eager_attention_forward(module.eval(), q, k, v, mask, scaling=4**-0.5, dropout=0.0)
     torch.testing.assert_close(layer(x), F.linear(expected.flatten(2), layer.o_proj), rtol=1e-5, atol=1e-5)
@@ -175,7 +175,7 @@ def test_learned_sinks_are_gpt_oss_s() -> None:
 def test_softcap_reaches_the_scores() -> None:
     layer = SelfAttention(8, 2, softcap=0.5)
     x = torch.randn(1, 6, 8) * 4
-    q, k, v = layer._project(x, 0)
+    q, k, v = layer._project(x, None, x.shape[1], keys=True)
     scores = 0.5 * torch.tanh(q @ k.mT * 4**-0.5 / 0.5)
     weights = torch.softmax(scores.masked_fill(~Causal().mask(6, 6), -torch.inf), dim=-1)
     torch.testing.assert_close(layer(x), F.linear((weights @ v).transpose(1, 2).flatten(2), layer.o_proj))

@@ -79,14 +79,20 @@ def made(settings: DecoderConfig, dtype: torch.dtype = torch.float32) -> Decoder
 def wholly_in_double(theirs: Any, decoder: Decoder) -> None:
     """Hugging Face computes norms, routers' softmax and angles in fp32 whatever the dtype: the same in fp64.
 
-    The angles are fp32 here too, so both get the same table of frequencies, whose last bits differ.
+    Frequencies are fp32 in both, so both get the same table of them, whose last bits differ.
     """
-    theirs.model.rotary_emb.inv_freq = decoder.blocks[0].attention.rope.frequencies(1)[0]  # type: ignore[union-attr, operator]
+    inv_freq = decoder.blocks[0].attention.rope.frequencies(1)[0]  # type: ignore[union-attr, operator]
+    theirs.model.rotary_emb.forward = partial(_angles, inv_freq.double())
     for module in theirs.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = partial(_norm, module)
         if type(module).__name__ == "MixtralTopKRouter":
             module.forward = partial(_route, module)
+
+
+def _angles(inv_freq: Tensor, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+    angles = (position_ids[..., None] * inv_freq).repeat(1, 1, 2)
+    return angles.cos(), angles.sin()
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:

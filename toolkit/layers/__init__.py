@@ -15,7 +15,19 @@ from toolkit.layers.feed_forward import FeedForward, SwiGLU
 from toolkit.layers.finite_routing import non_finite_logits, require_finite_routing
 from toolkit.layers.moe import MoE
 from toolkit.layers.packed_sequences import Sequences
-from toolkit.layers.rotary import RotaryEmbedding
+from toolkit.layers.rotary import (
+    DynamicNTKScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRoPEScaling,
+    NTKScaling,
+    ProportionalScaling,
+    RotaryEmbedding,
+    YaRNScaling,
+    parse_scaling,
+    to_half_rotated,
+    to_interleaved,
+)
 from toolkit.layers.self_attention import SelfAttention
 from toolkit.layers.zero_experts import ZeroComputationExperts
 
@@ -23,16 +35,26 @@ __all__ = [
     "Activation",
     "Block",
     "DepthStats",
+    "DynamicNTKScaling",
     "Experts",
     "FeedForward",
+    "LinearScaling",
+    "Llama3Scaling",
+    "LongRoPEScaling",
     "MixtureOfDepths",
     "MoE",
+    "NTKScaling",
+    "ProportionalScaling",
     "RotaryEmbedding",
     "SelfAttention",
     "Sequences",
     "SwiGLU",
+    "YaRNScaling",
     "ZeroComputationExperts",
     "auxiliary_losses",
     "non_finite_logits",
+    "parse_scaling",
     "require_finite_routing",
+    "to_half_rotated",
+    "to_interleaved",
 ]

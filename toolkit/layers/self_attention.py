@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,7 +38,9 @@ class SelfAttention(nn.Module):
         head_dim: width of one head; dim / heads by default.
         pattern: which keys each query sees: a pattern (``Causal()`` by default), or ``MoBA(...)`` or
             ``NativeSparse(...)``, which choose by content.
-        rope: rotary embedding; None for no position information.
+        rope: rotary embedding; None for no position information. Where its scaling depends on the length (dynamic NTK,
+            LongRoPE), a cache keeps keys as they are and all of them are rotated anew in every call, since a longer
+            context turns them by other angles. Scores are times its ``softmax_scale_multiplier``.
         qk_norm: normalise every head's queries and keys by their root mean square before they are
             rotated (Henry et al. 2020, arXiv 2010.04245; as in Qwen 3).
         softcap: scores become softcap * tanh(score / softcap).
@@ -83,6 +86,8 @@ class SelfAttention(nn.Module):
         require(0.0 <= dropout_p < 1.0, "dropout_p", dropout_p, "at least 0 and below 1")
         if rope is not None:
             require(rope.head_dim == head_dim, "rope.head_dim", rope.head_dim, f"head_dim={head_dim}")
+            fits = not (global_projections and rope.depends_on_length)
+            require(fits, "rope.scaling", rope.scaling, "one that no length changes, with global_projections")
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.pattern = Causal() if pattern is None else pattern
         self.rope, self.attend = rope, attend
@@ -141,14 +146,17 @@ class SelfAttention(nn.Module):
         """
         sequences = Sequences() if sequences is None else sequences
         self._check(x, cache, sequences)
-        positions, documents = sequences.positions, sequences.documents
+        positions, documents, length = sequences.positions, sequences.documents, x.shape[1]
         if positions is not None:
             positions = rearrange(positions, "b n -> b 1 n")  # the same for every head
         elif cache is not None and cache.length(layer):
-            start = cache.length(layer)
-            positions = torch.arange(start, start + x.shape[1], device=x.device)
-        q, k, v = self._project(x, positions)
+            length += cache.length(layer)
+            positions = torch.arange(length - x.shape[1], length, device=x.device)
+        later = cache is not None and self.rope is not None and self.rope.depends_on_length
+        q, k, v = self._project(x, positions, length, keys=not later)
         segments = (Segment(k, v, 0),) if cache is None else cache.append(layer, k, v)
+        if later:
+            segments = tuple(self._rotated(segment, length) for segment in segments)
         kept_apart = {} if documents is None else {"documents": documents}
         out = self.core(x, q, segments, self.attend, **kept_apart, **self._scoring())
         return F.linear(rearrange(out, "b h n d -> b n (h d)"), self.o_proj)
@@ -164,28 +172,49 @@ class SelfAttention(nn.Module):
         if sequences.positions is not None:
             able = not isinstance(self.core, WithGlobalRows)
             require(able, "positions", tuple(sequences.positions.shape), "None with global_projections")
+            able = self.rope is None or not self.rope.depends_on_length
+            right = "one that no length changes, with padding, packed documents or chosen tokens"
+            require(able, "rope.scaling", None if self.rope is None else self.rope.scaling, right)
 
-    def _project(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (batch, length, dim) at ``positions`` -> q (batch, heads, length, head_dim), k, v (key_heads)."""
+    def _project(self, x: Tensor, positions: Tensor | None, length: int, keys: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """x (batch, new, dim) at ``positions`` -> q (batch, heads, new, head_dim), k, v (key_heads).
+
+        Queries are rotated, and keys if ``keys``, by the angles at the current ``length``.
+        """
         qkv = rearrange(F.linear(x, self.qkv_proj), "b n (h d) -> b h n d", d=self.head_dim)
         sizes = [self.heads, self.key_heads, self.key_heads]
-        q, k, v = qkv.split(sizes, dim=1)
-        if self.rope is not None or self.q_norm is not None:
-            # One tensor again: a view of v alone would keep the unrotated queries and keys alive with it.
-            qkv = torch.cat([self._finish(q, positions, True), self._finish(k, positions, False), v], dim=1)
+        if self.q_norm is not None:
             q, k, v = qkv.split(sizes, dim=1)
+            # One tensor again: a view of v alone would keep queries and keys of before alive with it.
+            qkv = torch.cat([self._normed(q, True), self._normed(k, False), v], dim=1)
+        if self.rope is not None:
+            rotated = self.heads + (self.key_heads if keys else 0)
+            qkv = self.rope.rotate(qkv, positions, length, heads=rotated)
+        q, k, v = qkv.split(sizes, dim=1)
         return q, k, v
+
+    def _rotated(self, segment: Segment, length: int) -> Segment:
+        """The same with its keys rotated by the angles at the current ``length``."""
+        assert self.rope is not None
+        positions = torch.arange(segment.start, segment.stop, device=segment.k.device)
+        return replace(segment, k=self.rope.rotate(segment.k, positions, length))
+
+    def _normed(self, x: Tensor, queries: bool) -> Tensor:
+        """Queries or keys (batch, heads, length, head_dim), normalised where there is QK-norm."""
+        norm = self.q_norm if queries else self.k_norm
+        # under autocast the weight is cast as a product's would be
+        return x if norm is None else F.rms_norm(x, (self.head_dim,), norm.weight.to(x.dtype), norm.eps)
 
     def _finish(self, x: Tensor, positions: Tensor | None, queries: bool) -> Tensor:
         """Queries or keys (batch, heads, length, head_dim) normalised and rotated; positions 0, 1, ... if None."""
-        norm = self.q_norm if queries else self.k_norm
-        if norm is not None:  # under autocast the weight is cast as a product's would be
-            x = F.rms_norm(x, (self.head_dim,), norm.weight.to(x.dtype), norm.eps)
+        x = self._normed(x, queries)
         return x if self.rope is None else self.rope.rotate(x, positions)
 
     def _scoring(self) -> dict[str, Any]:
         """The settings of ``attend`` that are not its defaults."""
+        multiplier = 1.0 if self.rope is None else self.rope.softmax_scale_multiplier
         settings = {
+            "scale": None if multiplier == 1.0 else multiplier * self.head_dim**-0.5,
             "softcap": self.softcap,
             "sink_logits": self.sink_logits,
             "dropout_p": self.dropout_p if self.training and self.dropout_p else None,

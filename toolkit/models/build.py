@@ -13,6 +13,7 @@ from toolkit.layers import (
     RotaryEmbedding,
     SelfAttention,
     ZeroComputationExperts,
+    parse_scaling,
 )
 from toolkit.models.config import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.routing import build_router, parse_adjustment
@@ -31,7 +32,7 @@ def build_block(
 def build_attention(config: AttentionConfig, dim: int) -> SelfAttention:
     """Self-attention with its rotary embedding and pattern."""
     head_dim = config.head_dim or dim // config.heads
-    rope = None if config.rope_base is None else RotaryEmbedding(head_dim, config.rope_base)
+    rope = None if config.rope_base is None else _rope(config, head_dim)
     return SelfAttention(
         dim,
         config.heads,
@@ -45,6 +46,12 @@ def build_attention(config: AttentionConfig, dim: int) -> SelfAttention:
         dropout_p=config.dropout_p,
         global_projections=config.global_projections,
     )
+
+
+def _rope(config: AttentionConfig, head_dim: int) -> RotaryEmbedding:
+    assert config.rope_base is not None
+    scaling = None if config.rope_scaling is None else parse_scaling(config.rope_scaling)
+    return RotaryEmbedding(head_dim, config.rope_base, scaling, config.rope_fraction, config.rope_interleaved)
 
 
 def build_feed_forward(config: FeedForwardConfig | MoEConfig, dim: int, vocab_size: int | None = None) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 from toolkit.attention.selection import NativeSparse, parse_sparsity
 from toolkit.checks import require, require_choice, require_positive
 from toolkit.layers.experts import ACTIVATIONS
+from toolkit.layers.rotary import parse_scaling
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class AttentionConfig:
         pattern: which keys each query sees, as text: ``"Causal() & SlidingWindow(512)"``, or
             ``"MoBA(block=64, top_k=4)"``, ``"NativeSparse(...)"``.
         rope_base: theta of the rotary embedding; None for no position information.
+        rope_scaling: how it is stretched to longer contexts, as text: ``"YaRNScaling(factor=4, original_length=256)"``;
+            None for not at all.
+        rope_fraction: share of a head's dims that are rotated.
+        rope_interleaved: pairs are (2k, 2k + 1) instead of (k, k + d / 2).
         qk_norm: normalise queries and keys.
         softcap: bend of the scores; None for none.
         sinks: a learned sink logit for each head.
@@ -36,6 +41,9 @@ class AttentionConfig:
     head_dim: int | None = None
     pattern: str = "Causal()"
     rope_base: float | None = 10_000.0
+    rope_scaling: str | None = None
+    rope_fraction: float = 1.0
+    rope_interleaved: bool = False
     qk_norm: bool = False
     softcap: float | None = None
     sinks: bool = False
@@ -51,6 +59,12 @@ class AttentionConfig:
         require(self.heads % kv_heads == 0, "heads", self.heads, f"a multiple of kv_heads={kv_heads}")
         require(0 <= self.dropout_p < 1, "dropout_p", self.dropout_p, "at least 0 and below 1")
         parse_sparsity(self.pattern)
+        if self.rope_scaling is not None:
+            parse_scaling(self.rope_scaling)
+        if self.rope_base is None:
+            for name, default in (("rope_scaling", None), ("rope_fraction", 1.0), ("rope_interleaved", False)):
+                value = getattr(self, name)
+                require(value == default, name, value, f"{default} with rope_base=None: there is nothing to rotate")
 
     @property
     def key_heads(self) -> int:
