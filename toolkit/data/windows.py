@@ -88,20 +88,32 @@ class TokenWindows:
         return order * self._context + offset
 
 
-def validation_windows(tokens: Tokens, context: int, count: int) -> torch.Tensor:
+def validation_windows(tokens: Tokens, context: int, count: int, block: int | None = None) -> torch.Tensor:
     """Give windows spread evenly from the first token to the last: int64 (count, context + 1).
 
     The same for every run. Starts are at least ``context`` apart, so no token is a target twice.
 
+    Args:
+        tokens: token ids (tokens,).
+        context: tokens that the model sees at once.
+        count: windows.
+        block: spread blocks of so many tokens instead and cut each into windows that follow one another: contexts with
+            one ``block`` and one ``count * context`` have the same targets. None: ``context``.
+
     Raises:
-        ValueError: there are fewer than ``count`` such windows, or not even one.
+        ValueError: there are fewer than ``count`` such windows, or not even one, or they make no whole blocks.
     """
-    require_positive(context=context, count=count)
-    _require_fits(tokens, context)
-    most = (len(tokens) - 1) // context
-    right = f"at most {most}, the windows of context={context} in {len(tokens)} tokens"
-    require(count <= most, "count", count, right)
-    starts = np.arange(count) * (len(tokens) - 1 - context) // max(1, count - 1)
+    block = context if block is None else block
+    require_positive(context=context, count=count, block=block)
+    require(block % context == 0, "block", block, f"a multiple of context={context}")
+    _require_fits(tokens, block)
+    most, pieces = (len(tokens) - 1) // block, block // context
+    right = f"at most {most * pieces}, the windows of context={context} in {len(tokens)} tokens"
+    require(count <= most * pieces, "count", count, right)
+    require(count % pieces == 0, "count", count, f"a multiple of {pieces}, the windows in a block of {block} tokens")
+    blocks = count // pieces
+    first = np.arange(blocks) * (len(tokens) - 1 - block) // max(1, blocks - 1)
+    starts = (first[:, None] + np.arange(pieces) * context).reshape(-1)
     return _gather(np.asarray(tokens), starts, np.arange(context + 1))
 
 
