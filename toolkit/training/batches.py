@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from toolkit.data import TokenWindows, validation_windows
+from toolkit.data import Examples, TaskMixture, TokenWindows, validation_windows
 from toolkit.training.config import TrainingConfig
 
 
@@ -22,17 +22,23 @@ class StepBatches(lightning.LightningDataModule):
         train, validation: tokens of each split, (n,).
         config: context, batch size and seed.
         validation_count: windows to validate on, the same for every run.
+        mixture: rows of a task in the place of some of the training windows.
     """
 
     def __init__(
-        self, train: np.ndarray, validation: np.ndarray, config: TrainingConfig, validation_count: int = 256
+        self,
+        train: np.ndarray,
+        validation: np.ndarray,
+        config: TrainingConfig,
+        validation_count: int = 256,
+        mixture: TaskMixture | None = None,
     ) -> None:
         super().__init__()
-        self.train, self.config = train, config
-        self.windows = validation_windows(validation, config.context, validation_count)
+        self.train, self.config, self.mixture = train, config, mixture
+        self.windows = validation_windows(validation, config.context, validation_count, config.validation_block)
 
     def train_dataloader(self) -> _FromStep:
-        """An endless stream of (batch / world size, context + 1)."""
+        """An endless stream of (batch / world size, context + 1), or of Examples with a mixture."""
         trainer = self._attached()
         windows = TokenWindows(
             self.train,
@@ -42,7 +48,7 @@ class StepBatches(lightning.LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        return _FromStep(windows, trainer)
+        return _FromStep(windows, trainer, self.config.seed, self.mixture)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """This process's share of the validation windows, in batches."""
@@ -60,11 +66,15 @@ class StepBatches(lightning.LightningDataModule):
 class _FromStep:
     """Iterates from the trainer's global step, whatever it is when iteration starts."""
 
-    def __init__(self, windows: TokenWindows, trainer: lightning.Trainer) -> None:
-        self.windows, self.trainer = windows, trainer
+    def __init__(
+        self, windows: TokenWindows, trainer: lightning.Trainer, seed: int, mixture: TaskMixture | None
+    ) -> None:
+        self.windows, self.trainer, self.seed, self.mixture = windows, trainer, seed, mixture
 
-    def __iter__(self) -> Iterator[Tensor]:
-        step = self.trainer.global_step
+    def __iter__(self) -> Iterator[Tensor | Examples]:
+        step, rank, world_size = self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size
         while True:
-            yield self.windows.batch(step)
+            windows = self.windows.batch(step)
+            mixture = self.mixture
+            yield windows if mixture is None else mixture.mix(windows, step, self.seed, rank, world_size)
             step += 1

@@ -8,6 +8,7 @@ import lightning
 from torch import Tensor
 
 from toolkit.checks import require_positive
+from toolkit.data import Examples, as_examples
 
 
 class ComputeBudget(lightning.Callback):
@@ -33,14 +34,16 @@ class ComputeBudget(lightning.Callback):
         if self.spent + step / 2 > self.flops and self.spent > 0:
             trainer.should_stop = True
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Tensor, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: Any, batch: Tensor | Examples, batch_idx: int
+    ) -> None:
         """Refuse a budget that does not reach one step."""
         step = self._flops(trainer, module, batch)
         if self.spent == 0 and step > 2 * self.flops:
             raise ValueError(f"flops={self.flops:g}: it must be at least one step's {step:g}")
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Tensor, batch_idx: int
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Tensor | Examples, batch_idx: int
     ) -> None:
         """Add the batch; stop if one more would end farther from the budget."""
         step = self._flops(trainer, module, batch)
@@ -57,9 +60,9 @@ class ComputeBudget(lightning.Callback):
         """From the checkpoint."""
         self.spent, self.tokens = state_dict["spent"], state_dict["tokens"]
 
-    def _flops(self, trainer: lightning.Trainer, module: Any, batch: Tensor) -> float:
+    def _flops(self, trainer: lightning.Trainer, module: Any, batch: Tensor | Examples) -> float:
         return float(self._tokens(trainer, batch) * module.flops_per_token["exact"])
 
     @staticmethod
-    def _tokens(trainer: lightning.Trainer, batch: Tensor) -> int:
-        return batch.shape[0] * (batch.shape[1] - 1) * trainer.world_size
+    def _tokens(trainer: lightning.Trainer, batch: Tensor | Examples) -> int:
+        return as_examples(batch).input_ids.numel() * trainer.world_size

@@ -31,6 +31,8 @@ class TrainingConfig:
         seed: of the initialisation and of the order of the data.
         log_every: steps between two rows of metrics.
         evaluations: how often validation is run during training, evenly spaced, the end included.
+        validation_block: tokens of one stretch of validation text, which windows tile, so that runs with other
+            contexts are scored on the same tokens; None for ``context``.
         checkpoint_minutes: at most this much work is lost when a run is killed.
 
     Raises:
@@ -54,12 +56,15 @@ class TrainingConfig:
     seed: int = 0
     log_every: int = 20
     evaluations: int = 4
+    validation_block: int | None = None
     checkpoint_minutes: float = 5.0
 
     def __post_init__(self) -> None:
         names = ("steps", "context", "batch_size", "learning_rate", "eps", "gradient_clip", "log_every")
         require_positive(**{name: getattr(self, name) for name in names})
         require_positive(evaluations=self.evaluations, checkpoint_minutes=self.checkpoint_minutes)
+        block, right = self.validation_block, f"a multiple of context={self.context}, or None"
+        require(block is None or (block > 0 and block % self.context == 0), "validation_block", block, right)
         for name in ("warmup_share", "decay_share", "final_share", "beta1", "beta2"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")

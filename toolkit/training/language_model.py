@@ -13,6 +13,7 @@ from torch import Tensor
 
 from toolkit.checks import require_choice
 from toolkit.compute import cost
+from toolkit.data import Examples
 from toolkit.layers import non_finite_logits, require_finite_routing
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.routing import LoadBalancingLoss, update_balancers
@@ -26,7 +27,8 @@ from toolkit.training.step import next_token_nll, training_loss
 class LanguageModel(lightning.LightningModule):
     """Next-token training of a :class:`toolkit.models.Decoder`.
 
-    Batches are windows (batch, context + 1) int64. Validation adds up the negative log-likelihood and
+    Batches are windows (batch, context + 1) int64 of text, or ``Examples`` with rows of tasks among them. Validation,
+    of windows, adds up the negative log-likelihood and
     the bytes its targets stand for, over all batches and processes, so that bits per byte is one
     quotient and not a mean of means, and tokenizers can be compared.
 
@@ -63,9 +65,9 @@ class LanguageModel(lightning.LightningModule):
         per_token = self.flops_per_token if self.training else self.forward_flops_per_token
         return round(per_token["exact"] * self.training_config.tokens_per_step / self.trainer.world_size)
 
-    def training_step(self, windows: Tensor, batch_idx: int) -> Tensor:
-        """windows (batch, context + 1) -> the loss to minimise, scalar."""
-        loss, self.last_loss = training_loss(self.decoder, windows)
+    def training_step(self, batch: Tensor | Examples, batch_idx: int) -> Tensor:
+        """Windows (batch, context + 1), or Examples -> the loss to minimise, scalar."""
+        loss, self.last_loss = training_loss(self.decoder, batch)
         for path, count in non_finite_logits(self.decoder).items():
             self._non_finite[path] = self._non_finite.get(path, 0) + count
         return loss

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from toolkit.data import Examples, as_examples
 from toolkit.layers import MixtureOfDepths, MoE
 from toolkit.routing import Assignment
 from toolkit.routing.selection import selection, selection_flip_rate
@@ -26,10 +27,10 @@ class RouterProbe:
         self.tokens: Tensor | None = None
         self.chosen: dict[str, Tensor] = {}
 
-    def take(self, windows: Tensor) -> None:
-        """Keep the first of windows (batch, context + 1), if none is kept yet."""
+    def take(self, batch: Tensor | Examples) -> None:
+        """Keep the first row of windows (batch, context + 1) or of Examples, if none is kept yet."""
         if self.tokens is None:
-            self.tokens = windows[:1, :-1].clone()
+            self.tokens = as_examples(batch).input_ids[:1].clone()
 
     def flip_rates(self, decoder: nn.Module, layers: Mapping[str, MoE]) -> dict[str, float]:
         """Share of each layer's choices that changed since the last call.

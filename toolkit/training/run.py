@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,8 +16,10 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, ThroughputMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
-from toolkit.data import Corpus
+from toolkit.checks import require
+from toolkit.data import Corpus, TaskMixture, as_examples
 from toolkit.files import write_atomically
 from toolkit.models import DecoderConfig
 from toolkit.parallel import ParallelConfig, is_main_process
@@ -68,6 +70,8 @@ def fit(
     *,
     parallel: ParallelConfig | None = None,
     validation_count: int = 256,
+    mixture: TaskMixture | None = None,
+    initial: Mapping[str, Tensor] | None = None,
     hparams: dict[str, Any] | None = None,
     report: Callable[[int, int], None] | None = None,
     progress_bar: bool = False,
@@ -86,6 +90,8 @@ def fit(
         budget: training FLOPs, ``exact`` convention.
         parallel: processes; one by default.
         validation_count: windows of validation, the same for every run.
+        mixture: rows of a task among those of text; validation is of text alone.
+        initial: the decoder's parameters to begin with, as its ``state_dict`` has them; by default random ones.
         hparams: flat settings for TensorBoard's HParams tab.
         report: called with (step, steps) about twice a second.
         progress_bar: show Lightning's bar.
@@ -104,10 +110,12 @@ def fit(
         made_with = {"corpus": corpus.digest, "code": code_version(), "torch": torch.__version__}
         write_atomically(folder / "run.json", json.dumps({**settings, **facts, **made_with}, indent=2) + "\n")
     lightning.seed_everything(training.seed, verbose=False)
-    module = LanguageModel(model, training, torch.from_numpy(corpus.tokenizer.byte_lengths))
+    module = LanguageModel(model, training, _byte_lengths(corpus, model))
+    if initial is not None:
+        module.decoder.load_state_dict(dict(initial))
     if precision == "64-true":  # Lightning would load a checkpoint into fp32 first, and round it
         module.double()
-    data = StepBatches(corpus.train, corpus.validation, training, validation_count)
+    data = StepBatches(corpus.train, corpus.validation, training, validation_count, mixture)
     counter = ComputeBudget(budget)
     metrics = RunMetrics(folder, counter, training.log_every, hparams or {})
     monitor = RouterMonitor(folder, training.log_every)
@@ -121,6 +129,14 @@ def fit(
     if module.bits_per_byte is None:  # the checkpoint was the finished run's, so nothing was left to train
         trainer.validate(module, data, verbose=False)
     return _fitted(trainer, module, counter, metrics, monitor)
+
+
+def _byte_lengths(corpus: Corpus, model: DecoderConfig) -> Tensor:
+    """(vocab_size,): bytes of text that each token stands for; 0 for those of tasks, which come after the text's."""
+    lengths = torch.from_numpy(corpus.tokenizer.byte_lengths)
+    known = len(lengths)
+    require(model.vocab_size >= known, "model.vocab_size", model.vocab_size, f"at least the tokenizer's {known}")
+    return torch.cat([lengths, lengths.new_zeros(model.vocab_size - known)])
 
 
 def _trainer(
@@ -165,8 +181,8 @@ def _checkpoints(folder: Path, training: TrainingConfig) -> ModelCheckpoint:
 def _throughput() -> ThroughputMonitor:
     """Tokens (``items``) and FLOPs per second; Lightning adds the MFU where it knows the chip's peak."""
     return ThroughputMonitor(
-        batch_size_fn=lambda windows: windows.shape[0],
-        length_fn=lambda windows: windows.shape[0] * (windows.shape[1] - 1),
+        batch_size_fn=lambda batch: len(as_examples(batch).input_ids),
+        length_fn=lambda batch: as_examples(batch).input_ids.numel(),
         window_size=10,
     )
 

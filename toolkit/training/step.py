@@ -6,22 +6,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from toolkit.data.examples import NOT_ASKED, Examples, as_examples
 from toolkit.layers import auxiliary_losses
 from toolkit.models import Decoder
 
 
-def next_token_nll(decoder: Decoder, windows: Tensor, reduction: str = "mean") -> Tensor:
-    """Negative log-likelihood in nats of each token given those before it.
+def next_token_nll(decoder: Decoder, batch: Tensor | Examples, reduction: str = "mean") -> Tensor:
+    """Negative log-likelihood in nats of each token that is asked given those before it.
 
-    Shapes: windows (batch, context + 1) int64 -> scalar for ``"mean"`` and ``"sum"``,
-    (batch * context,) for ``"none"``. In fp32 at least.
+    Shapes: windows (batch, context + 1) int64, or Examples (batch, context) -> scalar for ``"mean"`` and ``"sum"``,
+    (batch * context,) for ``"none"``, 0 where nothing is asked. In fp32 at least. The mean is over tokens for windows;
+    for Examples it is the mean over rows of each row's mean, so that a row weighs the same however much of it is asked.
     """
-    logits = decoder(windows[:, :-1]).logits.flatten(0, 1)
+    input_ids, labels = as_examples(batch)
+    logits = decoder(input_ids).logits.flatten(0, 1)
     compute = torch.promote_types(logits.dtype, torch.float32)
-    return F.cross_entropy(logits.to(compute), windows[:, 1:].flatten(), reduction=reduction)
+    if reduction != "mean" or isinstance(batch, Tensor):
+        return F.cross_entropy(logits.to(compute), labels.flatten(), reduction=reduction, ignore_index=NOT_ASKED)
+    each = F.cross_entropy(logits.to(compute), labels.flatten(), reduction="none", ignore_index=NOT_ASKED)
+    asked = (labels != NOT_ASKED).sum(dim=1)
+    return (each.view_as(labels).sum(dim=1) / asked.clamp(min=1)).mean()
 
 
-def training_loss(decoder: Decoder, windows: Tensor) -> tuple[Tensor, Tensor]:
+def training_loss(decoder: Decoder, batch: Tensor | Examples) -> tuple[Tensor, Tensor]:
     """The loss to minimise and, detached, its language-modelling part: nats per token."""
-    nll = next_token_nll(decoder, windows)
+    nll = next_token_nll(decoder, batch)
     return nll + sum(auxiliary_losses(decoder).values()), nll.detach()
