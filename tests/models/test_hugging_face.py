@@ -217,6 +217,31 @@ def test_greedy_generation_is_theirs(settings: DecoderConfig) -> None:
     assert torch.equal(decoder.generate(prompt, 10, temperature=0), expected)
 
 
+SCALINGS = [
+    "LinearScaling(factor=3)",
+    "DynamicNTKScaling(factor=2.0, original_length=8)",
+    "YaRNScaling(factor=4, original_length=8, beta_fast=4, truncate=False)",
+    "YaRNScaling(4, 8, attention_factor=1.25)",
+    "LongRoPEScaling((1.0, 1.1, 1.2, 1.3), (1.5, 2.0, 3.0, 5.0), original_length=8, factor=4)",
+    "Llama3Scaling(factor=8, original_length=12)",
+    "ProportionalScaling(fraction=0.5)",
+]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("feed_forward", [DENSE, MOE], ids=["dense", "moe"])
+def test_scaled_rotary_embeddings_are_theirs(
+    scaling: str, feed_forward: FeedForwardConfig | MoEConfig, tmp_path: Path
+) -> None:
+    """At 23 tokens, beyond the length trained on: logits and gradients, there and back, and in a folder."""
+    decoder = made(config(feed_forward, rope_scaling=scaling))
+    assert_same_logits_and_gradients(decoder, to_hf(decoder))
+    save_hf(decoder, tmp_path)
+    for source in (to_hf(decoder), tmp_path):
+        rope = from_hf(source).blocks[0].attention.rope
+        assert rope.scaling == decoder.blocks[0].attention.rope.scaling  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("kind", ["Llama", "Mistral", "Mixtral"])
 def test_fields_left_out_are_what_transformers_takes(kind: str, tmp_path: Path) -> None:
     sizes = {"vocab_size": 11, "hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 1}
@@ -336,12 +361,9 @@ def test_mixtrals_router_is_carried(top_k: int, balance: float, jitter: float, r
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}"),
         ({"sliding_window": 8}, "sliding_window=8"),
-        (
-            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}},
-            "rope_type='yarn': .* scaling of RoPE is not read yet",
-        ),
-        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type='linear'"),
-        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rope_parameters=.*0.5"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "original_max_position_embeddings=None"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "swirl", "factor": 2.0}}, "rope_type='swirl'"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
         ({"vocab_size": None}, "vocab_size=None"),
         ({"num_hidden_layers": 0}, "num_hidden_layers=0"),
         ({"num_key_value_heads": 3}, "kv_heads=3"),
@@ -425,6 +447,9 @@ def attending(**settings: Any) -> BlockConfig:
         (config(softcap=30.0), r"attention\.softcap=30\.0"),
         (config(sinks=True), r"attention\.sinks=True"),
         (config(rope_base=None), r"attention\.rope_base=None"),
+        (config(rope_scaling="NTKScaling(factor=2)"), r"attention\.rope_scaling='NTKScaling"),
+        (config(rope_fraction=0.5), r"attention\.rope_fraction=0.5"),
+        (config(rope_interleaved=True), r"attention\.rope_interleaved=True"),
         (config(heads=3, kv_heads=1, head_dim=8), r"attention\.heads=3: it must be a divisor of dim=32"),
         (config(FeedForwardConfig(HIDDEN, "gelu")), r"feed_forward\.activation='gelu'"),
         (config(FeedForwardConfig(HIDDEN, bias=True)), r"feed_forward\.bias=True"),

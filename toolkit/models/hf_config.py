@@ -10,6 +10,7 @@ from typing import Any
 from toolkit.checks import require, require_choice
 from toolkit.models.config import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.models.hf_differences import pattern_of, require_same, usual, window_of
+from toolkit.models.hf_rope import read_rope, write_rope
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def read_config(settings: Mapping[str, Any]) -> DecoderConfig:
         known.get("num_key_value_heads"),
         known.get("head_dim"),
         pattern=pattern_of(window),
-        rope_base=_rope_base(known),
+        **read_rope(known),
         dropout_p=known["attention_dropout"] or 0.0,
     )
     block = BlockConfig(usual(attention, dim), _sparse(known) if family.sparse else _dense(known))
@@ -114,7 +115,7 @@ def write_config(config: DecoderConfig, for_evaluation: bool = False) -> dict[st
         "head_dim": attention.head_dim or config.dim // attention.heads,
         "attention_dropout": attention.dropout_p,
         "rms_norm_eps": config.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": attention.rope_base or DEFAULTS["rope_theta"]},
+        **write_rope(attention),
         "tie_word_embeddings": config.tied_head,
         "hidden_act": "silu",
         # A decoder knows no token by its meaning, and Hugging Face's defaults, 1 and 2, would end a generation.
@@ -176,14 +177,3 @@ def _router_fields(moe: MoEConfig) -> dict[str, float]:
         match = ROUTER.fullmatch(moe.router)
         epsilon, balance = (float(part or 0.0) for part in match.groups()) if match else (0.0, 0.0)
     return {"router_aux_loss_coef": balance / moe.top_k, "router_jitter_noise": epsilon}
-
-
-def _rope_base(settings: Mapping[str, Any]) -> float:
-    """From ``rope_parameters``, or from ``rope_theta`` and ``rope_scaling`` as older files have it."""
-    name = "rope_parameters" if settings.get("rope_parameters") else "rope_scaling"
-    rope = settings.get(name) or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    require(kind == "default", "rope_type", kind, "'default': scaling of RoPE is not read yet")
-    others = {key: value for key, value in rope.items() if key not in ("rope_type", "type", "rope_theta")}
-    require(not any(value is not None for value in others.values()), name, rope, "of rope_type and rope_theta only")
-    return float(rope.get("rope_theta", settings["rope_theta"]))

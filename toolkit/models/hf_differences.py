@@ -10,6 +10,7 @@ from typing import Any
 from toolkit.attention.patterns import And, SlidingWindow
 from toolkit.attention.selection import parse_sparsity
 from toolkit.checks import require
+from toolkit.layers.rotary import parse_scaling
 from toolkit.models.config import AttentionConfig, BlockConfig, DecoderConfig, MoEConfig
 
 TRAINING: dict[str, Any] = {
@@ -42,14 +43,21 @@ def require_same(config: DecoderConfig, read: DecoderConfig, architecture: str, 
 
 
 def usual(attention: AttentionConfig, dim: int) -> AttentionConfig:
-    """The same with None for sizes that are the default, and the pattern as :func:`pattern_of` writes it."""
+    """The same with None for sizes that are the default, and pattern and scaling as they are read back."""
     pattern = pattern_of(window_of(attention.pattern))
     return replace(
         attention,
         kv_heads=None if attention.kv_heads == attention.heads else attention.kv_heads,
         head_dim=None if (attention.head_dim or 0) * attention.heads == dim else attention.head_dim,
         pattern=pattern if _parts(attention.pattern) == _parts(pattern) else attention.pattern,
+        rope_scaling=None if attention.rope_scaling is None else _written(attention.rope_scaling),
     )
+
+
+def _written(rope_scaling: str) -> str:
+    """The scaling as it prints itself, its factor with a decimal point."""
+    scaling: Any = parse_scaling(rope_scaling)
+    return repr(replace(scaling, factor=float(scaling.factor)))
 
 
 def pattern_of(window: int | None) -> str:
