@@ -36,6 +36,6 @@ def test_every_scaling_that_they_have_is_tried() -> None:
 
 def test_what_the_family_does_not_heed_is_refused() -> None:
     with pytest.raises(ValueError, match="partial_rotary_factor=0.5: it must be 1.0"):
-        read_rope(SIZES | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}})
+        read_rope(SIZES | {"rope_theta": 1e4, "partial_rotary_factor": 0.5})
     with pytest.raises(ValueError, match="rope_interleave=True: it must be False"):
         read_rope(SIZES | {"rope_theta": 1e4, "rope_interleave": True})

@@ -42,7 +42,7 @@ def from_hf(model_or_folder: nn.Module | str | Path, dtype: torch.dtype | None =
 
     Raises:
         ValueError: naming a field of the config that is missing or that no decoder here has (biases, another
-            activation, scaled RoPE, quantised weights), or a tensor that is missing, left over or of a wrong shape; if
+            activation, partly rotated heads, quantised weights), or a tensor that is missing, left over or of a wrong shape; if
             the folder lacks a file, or weights are of several dtypes and none is given.
         ImportError: if safetensors is not installed, to read a folder.
 
