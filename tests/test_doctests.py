@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-ROOMS = ("attention", "routing", "layers", "models")
+ROOMS = ("attention", "routing", "layers", "models", "data")
 EXAMPLES = ("toolkit.attention.interface", "toolkit.layers.moe", "toolkit.models.decoder")
 
 

@@ -99,10 +99,20 @@ def read_study(
         ValueError: naming the setting that cannot be used and what would be right.
     """
     parser = study_parser(description, shape)
+    settings = parse_settings(parser, arguments, presets)
+    return make_study(parser, settings, studies), settings.dry_run
+
+
+def parse_settings(parser: ArgumentParser, arguments: Sequence[str], presets: Path) -> Namespace:
+    """The preset's settings with those of ``arguments`` on top.
+
+    Raises:
+        ValueError: naming the setting that cannot be used and what would be right.
+    """
     preset = _preset(arguments)
     require_choice("preset", preset, tuple(sorted(path.stem for path in presets.glob("*.yaml"))))
-    settings = parser.parse_args(["--config", str(presets / f"{preset}.yaml"), *arguments])
-    return _study(parser, settings, studies), settings.dry_run
+    settings: Namespace = parser.parse_args(["--config", str(presets / f"{preset}.yaml"), *arguments])
+    return settings
 
 
 def conduct(study: Study, dry_run: bool, report: Callable[[Study, Sequence[RunResult]], Path]) -> None:
@@ -113,7 +123,17 @@ def conduct(study: Study, dry_run: bool, report: Callable[[Study, Sequence[RunRe
         dry_run: print the plan and leave nothing behind.
         report: writes it and gives its path; called with the finished rows, on the main process.
     """
-    console = Console(quiet=not is_main_process(), width=None if Console().is_terminal else 140)
+    announce(study, dry_run)
+    if dry_run:
+        return
+    with study.folder.alone() if is_main_process() else nullcontext():
+        rows = study.run()
+    conclude(lambda: report(study, rows), study.folder.path / "runs")
+
+
+def announce(study: Study, dry_run: bool) -> None:
+    """Time the models' steps and print the plan; the folder is made the study's unless ``dry_run``."""
+    console = _console()
     console.print(f"Reading the corpus, and timing a few throw-away steps of {len(study.runs)} runs' models ...")
     if dry_run:
         study.print_plan(console, study.trial_seconds())
@@ -121,10 +141,18 @@ def conduct(study: Study, dry_run: bool, report: Callable[[Study, Sequence[RunRe
     study.claim_folder()
     with study.folder.alone() if is_main_process() else nullcontext():
         study.print_plan(console, study.seconds)
-        rows = study.run()
+
+
+def conclude(report: Callable[[], Path], curves: Path) -> None:
+    """Write the report, on the main process, and say where it is and how to look at the ``curves`` in that folder."""
     if is_main_process():
-        console.print(f"\nReport: {report(study, rows)}", highlight=False)
-        console.print(f"Curves: tensorboard --logdir {study.folder.path / 'runs'}", highlight=False)
+        console = _console()
+        console.print(f"\nReport: {report()}", highlight=False)
+        console.print(f"Curves: tensorboard --logdir {curves}", highlight=False)
+
+
+def _console() -> Console:
+    return Console(quiet=not is_main_process(), width=None if Console().is_terminal else 140)
 
 
 def run_experiment(main: Callable[[Sequence[str]], None]) -> None:
@@ -154,7 +182,8 @@ def _preset(arguments: Sequence[str]) -> str:
         raise ValueError(str(error)) from None
 
 
-def _study(parser: ArgumentParser, settings: Namespace, studies: Path) -> Study:
+def make_study(parser: ArgumentParser, settings: Namespace, studies: Path) -> Study:
+    """The study of these settings; its folder is ``<studies>/<preset>`` where they say no other."""
     made: Any = parser.instantiate(settings)
     results = settings.clone()
     for name in (*NOT_RESULTS, "dry_run", "preset"):

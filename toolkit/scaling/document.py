@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.scaling.claims import number
 from toolkit.scaling.results import RunResult
+from toolkit.scaling.seeds import SeedMean
 
 if TYPE_CHECKING:  # figures.py imports matplotlib, which only those who draw should wait for
     from toolkit.scaling.figures import ReportFigure
@@ -82,10 +83,10 @@ def study_section(study: StudyDescription) -> list[str]:
     ]
 
 
-def runs_section(rows: Sequence[RunResult], table: str) -> list[str]:
+def runs_section(rows: Sequence[RunResult], table: str, title: str = "Every run") -> list[str]:
     """A table of all ``rows``; ``table`` is the name of the file that holds them."""
     return [
-        "## Every run",
+        f"## {title}",
         f"All {len(rows)} runs of `{table}`, which holds further columns. MaxVio is the busiest expert's "
         "load over the mean load, minus 1, mean over layers at the end of training; a dense model has none.",
         markdown_table(_RUN_COLUMNS, [_run_cells(row) for row in rows]),
@@ -118,6 +119,22 @@ def markdown_table(columns: str, body: Iterable[Sequence[str]]) -> str:
     """A Markdown table; ``columns`` is its first line, without the outer bars."""
     lines = [columns, " | ".join(["---"] * (columns.count("|") + 1)), *(" | ".join(cells) for cells in body)]
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def interval_cell(mean: SeedMean | None, form: str) -> str:
+    """A mean with half its interval in brackets, ``"2.560 (± 0.020)"``; empty where there is none."""
+    if mean is None or math.isnan(mean.value):
+        return ""
+    return form.format(mean.value) + ("" if mean.half is None else f" (± {mean.half:.3f})")
+
+
+def verdict_cell(difference: SeedMean | None) -> str:
+    """What the interval of a difference to the baseline says, of a loss; None is the baseline itself."""
+    if difference is None:
+        return "the baseline"
+    if difference.half is None:
+        return "no interval"
+    return {-1: "better", 1: "worse", 0: "undecided"}[difference.side]
 
 
 def bullets(lines: Iterable[str]) -> str:

@@ -135,7 +135,7 @@ class Grid:
         budgets: what is spent, and on which widths.
         families: what is compared; None for every family of the shape.
         seeds: runs of each cell, with seeds 0, 1, ...
-        learning_rate_times_dim: the peak learning rate is this divided by the width, for every family.
+        learning_rate_times_dim: the peak learning rate is this divided by the model's own width, for every family.
     """
 
     budgets: tuple[IsoFLOP, ...]
@@ -239,7 +239,7 @@ def _planned(
         f"within {TOLERANCE:.0%} of a whole number of steps: {family} at dim={dim} spends {step:.4g} a step; "
         f"take a larger budget or a smaller batch_size",
     )  # fmt: skip
-    values = {**base.__dict__, "steps": steps, "learning_rate": grid.learning_rate_times_dim / dim, "seed": seed}
+    values = {**base.__dict__, "steps": steps, "learning_rate": grid.learning_rate_times_dim / model.dim, "seed": seed}
     return PlannedRun(family, budget, dim, seed, model, TrainingConfig(**values), price)
 
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from toolkit.scaling.arms import RoutingArms
 from toolkit.scaling.comparison import ArmResult
 from toolkit.scaling.course import FRACTIONS
-from toolkit.scaling.document import markdown_table
-from toolkit.scaling.seeds import SeedMean
+from toolkit.scaling.document import interval_cell, markdown_table, verdict_cell
 
 _LOSS_COLUMNS = (
     "arm | bits per byte | less `{baseline}` | | seeds | steps | ms a step | seconds | time / `{baseline}` | active | "
@@ -27,9 +26,9 @@ def loss_table(arms: Sequence[ArmResult], baseline: str, *, compared: bool = Tru
     body = [
         (
             f"`{arm.family}`",
-            _interval(arm.loss, "{:.3f}"),
-            _interval(arm.difference, "{:+.3f}") if compared else "",
-            _verdict(arm.difference) if compared else "not causal",
+            interval_cell(arm.loss, "{:.3f}"),
+            interval_cell(arm.difference, "{:+.3f}") if compared else "",
+            verdict_cell(arm.difference) if compared else "not causal",
             str(len(arm.rows)),
             f"{arm.rows[0].steps:,}",
             f"{1e3 * arm.step_seconds:.1f}",
@@ -76,20 +75,6 @@ def arms_table(shape: RoutingArms) -> str:
         for arm in shape.arms
     ]
     return markdown_table(_ARM_COLUMNS, body)
-
-
-def _interval(mean: SeedMean | None, form: str) -> str:
-    if mean is None or math.isnan(mean.value):
-        return ""
-    return form.format(mean.value) + ("" if mean.half is None else f" (± {mean.half:.3f})")
-
-
-def _verdict(difference: SeedMean | None) -> str:
-    if difference is None:
-        return "the baseline"
-    if difference.half is None:
-        return "no interval"
-    return {-1: "better", 1: "worse", 0: "undecided"}[difference.side]
 
 
 def _figure(value: float, form: str = "{:.2f}") -> str:

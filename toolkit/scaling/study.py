@@ -80,9 +80,12 @@ class Study:
         corpus, context = prepare_corpus(self.corpus, self.cache), self.training.context
         for tokens in (corpus.train, corpus.validation):
             validation_windows(tokens, context, 1)  # refuses a context that is longer than they are
-        most = (len(corpus.validation) - 1) // context
-        right = f"at most {most}, the windows of context={context} in the validation split"
-        require(self.validation_windows <= most, "validation_windows", self.validation_windows, right)
+        block = self.training.validation_block or context
+        most, pieces = (len(corpus.validation) - 1) // block, block // context
+        right = f"at most {most * pieces}, the windows of context={context} in the validation split"
+        require(self.validation_windows <= most * pieces, "validation_windows", self.validation_windows, right)
+        whole = f"a multiple of {pieces}, the windows of context={context} in a validation_block of {block}"
+        require(self.validation_windows % pieces == 0, "validation_windows", self.validation_windows, whole)
         return corpus
 
     @cached_property
