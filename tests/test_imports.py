@@ -13,7 +13,7 @@ import toolkit
 
 PACKAGE = Path(toolkit.__file__).parent
 FLOORS = (
-    ("checks", "files", "work"),
+    ("calls", "checks", "files", "work"),
     ("kernels",),
     ("attention", "routing"),
     ("layers",),

@@ -132,7 +132,7 @@ def test_what_is_not_understood_is_refused_with_the_text_and_the_known_names(tex
 @pytest.mark.parametrize(
     ("text", "tensors", "named"),
     [
-        ("Causal() & Diagonal(3)", [], "no pattern is called Diagonal"),
+        ("Causal() & Diagonal(3)", [], "nothing is called Diagonal"),
         ("Documents(tensor(0))", [], r"no tensor\(0\): text alone, as in a config file, holds no tensor"),
         ("Documents(tensor(1))", [torch.zeros(1)], r"no tensor\(1\): only 1 were given"),
         ("tensor(0)", [torch.zeros(1)], "it is no pattern"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from toolkit.attention import patterns
 from toolkit.attention.patterns import And, Not, Or, Pattern
 from toolkit.attention.patterns.tokens import KeysAt, LeadingQueries, QueriesAt
+from toolkit.calls import Calls, NotUnderstoodError
 
 NAMES: dict[str, type[Pattern]] = {
     name: kind
@@ -39,16 +41,10 @@ def parse_pattern(text: str, tensors: Sequence[Tensor] = ()) -> Pattern:
     >>> parse_pattern("Causal() & ~SlidingWindow(width=4)")
     Causal() & ~SlidingWindow(width=4)
     """
-    try:
-        parsed = _value(ast.parse(text, mode="eval").body, tensors)
-        if not isinstance(parsed, Pattern):
-            raise _NotAPatternError("it is no pattern")
-        return parsed
-    except (SyntaxError, TypeError, RecursionError, _NotAPatternError) as error:
-        known = ", ".join(sorted(NAMES))
-        raise ValueError(
-            f"pattern={text!r}: {error}; it must be {known}, called with their arguments and joined by &, | and ~"
-        ) from None
+    known: dict[str, Callable[..., Pattern]] = {**NAMES, **HALVES}
+    joined = "called with its arguments, those joined by &, | and ~"
+    pattern: Pattern = _Patterns("pattern", known, (Pattern,), called=joined, tensors=tuple(tensors)).read(text)
+    return pattern
 
 
 def encode(pattern: Pattern) -> tuple[str, list[Tensor]]:
@@ -68,51 +64,32 @@ def encode(pattern: Pattern) -> tuple[str, list[Tensor]]:
     return pattern.written(write), tensors
 
 
-class _NotAPatternError(Exception):
-    pass
+@dataclass(frozen=True)
+class _Patterns(Calls):
+    """Calls of patterns, joined by operators, and tensors that stand beside the text."""
 
+    tensors: tuple[Tensor, ...] = ()
 
-def _value(node: ast.expr, tensors: Sequence[Tensor]) -> Any:
-    """What an expression stands for: a pattern, a tensor, a list of such, or a literal."""
-    match node:
-        case ast.BinOp(left=left, op=(ast.BitAnd() | ast.BitOr()) as operator, right=right):
-            join = Pattern.__and__ if isinstance(operator, ast.BitAnd) else Pattern.__or__
-            return join(_pattern(left, tensors), _pattern(right, tensors))
-        case ast.UnaryOp(op=ast.Invert(), operand=operand):
-            return ~_pattern(operand, tensors)
-        case ast.List(elts=elements):
-            return [_value(element, tensors) for element in elements]
-        case ast.Call(func=ast.Name(id="tensor"), args=[ast.Constant(value=int(place))], keywords=[]):
-            return _tensor(place, tensors)
-        case ast.Call(func=ast.Name(id=name)):
-            return _called(name, node, tensors)
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        raise _NotAPatternError(f"{ast.unparse(node)} is neither a pattern nor a literal") from None
+    def value(self, node: ast.expr) -> Any:
+        match node:
+            case ast.BinOp(left=left, op=(ast.BitAnd() | ast.BitOr()) as operator, right=right):
+                join = Pattern.__and__ if isinstance(operator, ast.BitAnd) else Pattern.__or__
+                return join(self._pattern(left), self._pattern(right))
+            case ast.UnaryOp(op=ast.Invert(), operand=operand):
+                return ~self._pattern(operand)
+            case ast.Call(func=ast.Name(id="tensor"), args=[ast.Constant(value=int(place))], keywords=[]):
+                return self._tensor(place)
+        return super().value(node)
 
+    def _pattern(self, node: ast.expr) -> Pattern:
+        value = self.value(node)
+        if not isinstance(value, Pattern):
+            raise NotUnderstoodError(f"{ast.unparse(node)} is not a pattern")
+        return value
 
-def _pattern(node: ast.expr, tensors: Sequence[Tensor]) -> Pattern:
-    value = _value(node, tensors)
-    if not isinstance(value, Pattern):
-        raise _NotAPatternError(f"{ast.unparse(node)} is not a pattern")
-    return value
-
-
-def _tensor(place: int, tensors: Sequence[Tensor]) -> Tensor:
-    if not 0 <= place < len(tensors):
-        none = "text alone, as in a config file, holds no tensor"
-        given = f"only {len(tensors)} were given" if tensors else none
-        raise _NotAPatternError(f"there is no tensor({place}): {given}")
-    return tensors[place]
-
-
-def _called(name: str, node: ast.Call, tensors: Sequence[Tensor]) -> Pattern:
-    made: Callable[..., Pattern] | None = NAMES.get(name) or HALVES.get(name)
-    if made is None:
-        raise _NotAPatternError(f"no pattern is called {name}")
-    if any(isinstance(argument, ast.Starred) for argument in node.args) or any(k.arg is None for k in node.keywords):
-        raise _NotAPatternError(f"the arguments of {ast.unparse(node)} must stand one by one")
-    arguments = [_value(argument, tensors) for argument in node.args]
-    keywords = {str(keyword.arg): _value(keyword.value, tensors) for keyword in node.keywords}
-    return made(*arguments, **keywords)
+    def _tensor(self, place: int) -> Tensor:
+        if not 0 <= place < len(self.tensors):
+            none = "text alone, as in a config file, holds no tensor"
+            given = f"only {len(self.tensors)} were given" if self.tensors else none
+            raise NotUnderstoodError(f"there is no tensor({place}): {given}")
+        return self.tensors[place]

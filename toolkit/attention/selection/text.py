@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-
 from toolkit.attention.parse import parse_pattern
 from toolkit.attention.patterns import Pattern
 from toolkit.attention.selection.moba import MoBA
 from toolkit.attention.selection.native_sparse import NativeSparse
+from toolkit.calls import Calls
 
 SELECTIONS: dict[str, type[MoBA] | type[NativeSparse]] = {"MoBA": MoBA, "NativeSparse": NativeSparse}
 
@@ -26,11 +25,5 @@ def parse_sparsity(text: str) -> Pattern | MoBA | NativeSparse:
     name = text.partition("(")[0].strip()
     if name not in SELECTIONS:
         return parse_pattern(text)
-    try:
-        call = ast.parse(text.strip(), mode="eval").body
-        if not isinstance(call, ast.Call):
-            raise TypeError(f"it is no call of {name}")
-        arguments = [ast.literal_eval(argument) for argument in call.args]
-        return SELECTIONS[name](*arguments, **{str(word.arg): ast.literal_eval(word.value) for word in call.keywords})
-    except (SyntaxError, TypeError) as error:
-        raise ValueError(f"pattern={text!r}: {error}; it must be {name} called with numbers") from None
+    selection: MoBA | NativeSparse = Calls("pattern", SELECTIONS, called="called with numbers").read(text)
+    return selection

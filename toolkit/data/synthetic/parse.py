@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-
+from toolkit.calls import Calls
 from toolkit.data.synthetic.copying import SelectiveCopy
 from toolkit.data.synthetic.frequent_words import FrequentWords
 from toolkit.data.synthetic.induction import Induction
@@ -44,34 +43,5 @@ def parse_task(text: str) -> Task:
     >>> parse_task("Passkey(512, depth=0.5)")
     Passkey(length=512, depth=0.5, digits=5, words=16)
     """
-    try:
-        return _made(ast.parse(text, mode="eval").body)
-    except (SyntaxError, TypeError, RecursionError, _NotATaskError) as error:
-        known = ", ".join(TASKS)
-        raise ValueError(f"task={text!r}: {error}; it must be one of {known}, called with its arguments") from None
-    except ValueError as error:
-        raise ValueError(f"task={text!r}: {error}") from error
-
-
-class _NotATaskError(Exception):
-    pass
-
-
-def _made(node: ast.expr) -> Task:
-    match node:
-        case ast.Call(func=ast.Name(id=name)) if name in TASKS:
-            starred = any(isinstance(one, ast.Starred) for one in node.args) or any(
-                k.arg is None for k in node.keywords
-            )
-            if starred:
-                raise _NotATaskError("arguments must stand one by one")
-            keywords = {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
-            return TASKS[name](*[_literal(one) for one in node.args], **keywords)
-    raise _NotATaskError(f"{ast.unparse(node)} calls no task")
-
-
-def _literal(node: ast.expr) -> object:
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError):
-        raise _NotATaskError(f"{ast.unparse(node)} is not a literal") from None
+    task: Task = Calls("task", TASKS, (Task,)).read(text)
+    return task

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-
+from toolkit.calls import Calls
 from toolkit.layers.rotary.scaling.interface import RotaryScaling
 from toolkit.layers.rotary.scaling.interpolation import LinearScaling, Llama3Scaling, ProportionalScaling
 from toolkit.layers.rotary.scaling.longrope import LongRoPEScaling
@@ -34,33 +33,5 @@ def parse_scaling(text: str) -> RotaryScaling:
     >>> parse_scaling("YaRNScaling(4, original_length=256)")
     YaRNScaling(factor=4, original_length=256)
     """
-    try:
-        return _called(ast.parse(text, mode="eval").body)
-    except (SyntaxError, TypeError, RecursionError, _NotAScalingError) as error:
-        known = ", ".join(sorted(NAMES))
-        raise ValueError(f"scaling={text!r}: {error}; it must be {known}, called with its arguments") from None
-    except ValueError as error:
-        raise ValueError(f"scaling={text!r}: {error}") from error
-
-
-class _NotAScalingError(Exception):
-    pass
-
-
-def _called(node: ast.expr) -> RotaryScaling:
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        raise _NotAScalingError("it is no scaling")
-    kind = NAMES.get(node.func.id)
-    if kind is None:
-        raise _NotAScalingError(f"no scaling is called {node.func.id}")
-    if any(isinstance(argument, ast.Starred) for argument in node.args) or any(k.arg is None for k in node.keywords):
-        raise _NotAScalingError(f"the arguments of {ast.unparse(node)} must stand one by one")
-    arguments = [_literal(argument) for argument in node.args]
-    return kind(*arguments, **{str(keyword.arg): _literal(keyword.value) for keyword in node.keywords})
-
-
-def _literal(node: ast.expr) -> object:
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError):
-        raise _NotAScalingError(f"{ast.unparse(node)} is not a literal") from None
+    scaling: RotaryScaling = Calls("scaling", NAMES, (RotaryScaling,)).read(text)
+    return scaling
