@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from toolkit.data import Examples
 from toolkit.layers import auxiliary_losses
 from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.training import next_token_nll, training_loss
@@ -71,3 +72,29 @@ def test_the_loss_is_computed_in_fp32_at_least(dtype: torch.dtype) -> None:
     assert loss.dtype == torch.promote_types(dtype, torch.float32)
     logits = model(windows[:, :-1]).logits.to(loss.dtype).log_softmax(-1)
     torch.testing.assert_close(loss, -logits.gather(2, windows[:, 1:, None]).mean())
+
+
+def test_of_examples_only_what_is_asked_counts_and_each_row_weighs_the_same() -> None:
+    model, windows = decoder(DENSE), torch.randint(13, (3, 8))
+    nll = by_hand(model, windows)
+    asked = torch.zeros(3, 7, dtype=torch.bool)
+    asked[0], asked[1, -1], asked[2, 2:4] = True, True, True
+    batch = Examples(windows[:, :-1], windows[:, 1:].masked_fill(~asked, -100))
+    expected = torch.stack([nll[row][asked[row]].mean() for row in range(3)]).mean()
+    torch.testing.assert_close(next_token_nll(model, batch), expected)
+    torch.testing.assert_close(next_token_nll(model, batch, reduction="sum"), nll[asked].sum())
+    torch.testing.assert_close(next_token_nll(model, batch, reduction="none"), (nll * asked).flatten())
+
+
+def test_examples_that_ask_for_every_token_are_windows() -> None:
+    model, windows = decoder(DENSE), torch.randint(13, (3, 8))
+    batch = Examples(windows[:, :-1], windows[:, 1:])
+    torch.testing.assert_close(next_token_nll(model, batch), next_token_nll(model, windows))
+
+
+def test_a_row_of_which_nothing_is_asked_teaches_nothing() -> None:
+    model, ids = decoder(DENSE), torch.randint(13, (1, 8))
+    loss = next_token_nll(model, Examples(ids, torch.full((1, 8), -100)))
+    loss.backward()
+    assert loss == 0
+    assert all(parameter.grad is None or (parameter.grad == 0).all() for parameter in model.parameters())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
 
 NOT_ASKED = -100
 """A label where nothing is asked: what torch's cross-entropy ignores."""
+
+
+LogitsOf = Callable[[Tensor], Tensor]
+"""A model: input_ids (batch, length) int64 -> logits (batch, length, vocab_size)."""
 
 
 class Examples(NamedTuple):

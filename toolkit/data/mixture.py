@@ -16,12 +16,13 @@ from toolkit.data.synthetic import Task
 class TaskMixture:
     """Puts rows of ``task`` in the place of the last rows of every batch of text.
 
-    The task has token ids of its own, from ``first_id`` on, so that text says nothing of it. Which rows a batch gets is
-    a function of (seed, step, rank), so a resumed run sees what an unbroken one would have.
+    The task has token ids of its own, from ``first_id`` on, so that text says nothing of it. The rows of a step are a
+    function of (seed, step) alone, however many processes share its batch: a resumed run sees what an unbroken one
+    would have, and N processes what one would.
 
     Args:
         task: what is asked; as long as a window's context.
-        share: of the rows of a batch, rounded.
+        share: of the rows of a batch over all processes, rounded.
         first_id: the id of the task's token 0: the size of the text's vocabulary, or more.
 
     Raises:
@@ -45,14 +46,22 @@ class TaskMixture:
         """windows (rows, context + 1) of this process's text at ``step`` -> Examples, (rows, context) each.
 
         Raises:
-            ValueError: if the task's rows are not as long as the context.
+            ValueError: if the task's rows are not as long as the context, or the share of so small a batch is no row,
+                or all of them.
         """
         text = as_examples(windows)
-        context, rows = text.input_ids.shape[1], round(self.share * len(windows))
+        mine, context = text.input_ids.shape
         require(self.task.length == context, "task.length", self.task.length, f"context={context}")
+        whole = mine * world_size
+        of_task = round(self.share * whole)
+        right = f"such that of {whole} rows a step there are both, or 0 or 1"
+        require((of_task == 0) == (self.share == 0), "share", self.share, right)
+        require((of_task == whole) == (self.share == 1), "share", self.share, right)
+        first = max(0, whole - of_task - rank * mine)  # of this process's rows, the first of the task's
+        rows = max(0, mine - first)
         if rows == 0:
             return text
-        batch = self.task.sample(rows, seed, (step * world_size + rank) * rows)
+        batch = self.task.sample(rows, seed, step * of_task + rank * mine + first - (whole - of_task))
         asked = batch.labels != NOT_ASKED
         labels = torch.where(asked, batch.labels + self.first_id, NOT_ASKED)
         parts = (text.input_ids[:-rows], batch.input_ids + self.first_id), (text.labels[:-rows], labels)

@@ -152,6 +152,9 @@ class SelfAttention(nn.Module):
         elif cache is not None and cache.length(layer):
             length += cache.length(layer)
             positions = torch.arange(length - x.shape[1], length, device=x.device)
+        if self.rope is not None and positions is not None and sequences.positions is None:
+            self.rope.require_room(length)  # on a GPU positions' values are not looked at
+        # Angles that the length changes: the cache keeps keys as they are, and those it holds are rotated below.
         later = cache is not None and self.rope is not None and self.rope.depends_on_length
         q, k, v = self._project(x, positions, length, keys=not later)
         segments = (Segment(k, v, 0),) if cache is None else cache.append(layer, k, v)

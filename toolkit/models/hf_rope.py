@@ -65,9 +65,7 @@ def read_rope(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = rotary_settings(settings)
     for name, field, only in (("partial_rotary_factor", "fraction", 1.0), ("rope_interleave", "interleaved", False)):
-        require(
-            found[field] == only, name, found[field], f"{only}, or left out: these models rotate whole heads"
-        )
+        require(found[field] == only, name, found[field], f"{only}, or left out: these models rotate whole heads")
     return {"rope_base": float(found["base"]), "rope_scaling": found["scaling"] and repr(found["scaling"])}
 
 
@@ -82,6 +80,8 @@ def write_rope(attention: AttentionConfig) -> dict[str, Any]:
         parameters = {"rope_type": kind} | {name: _plain(value) for name, value in values.items() if value is not None}
     if isinstance(scaling, DynamicNTKScaling):
         fields["max_position_embeddings"] = scaling.original_length
+    elif isinstance(scaling, YaRNScaling | LongRoPEScaling | Llama3Scaling):
+        fields["max_position_embeddings"] = round(scaling.factor * scaling.original_length)  # what it serves
     base = 10_000.0 if attention.rope_base is None else attention.rope_base
     return fields | {"rope_parameters": {**parameters, "rope_theta": base}}
 

@@ -42,8 +42,8 @@ def from_hf(model_or_folder: nn.Module | str | Path, dtype: torch.dtype | None =
 
     Raises:
         ValueError: naming a field of the config that is missing or that no decoder here has (biases, another
-            activation, partly rotated heads, quantised weights), or a tensor that is missing, left over or of a wrong shape; if
-            the folder lacks a file, or weights are of several dtypes and none is given.
+            activation, partly rotated heads, quantised weights), or a tensor that is missing, left over or of a wrong
+            shape; if the folder lacks a file, or weights are of several dtypes and none is given.
         ImportError: if safetensors is not installed, to read a folder.
 
     >>> from toolkit.models import AttentionConfig, BlockConfig, FeedForwardConfig

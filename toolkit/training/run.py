@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -97,7 +98,8 @@ def fit(
         progress_bar: show Lightning's bar.
 
     Raises:
-        ValueError: if the settings do not fit the corpus or the devices, or a router's logits are not finite.
+        ValueError: if the settings do not fit the corpus or the devices, the folder's run was of another model, corpus,
+            mixture or beginning, or a router's logits are not finite.
     """
     parallel = ParallelConfig() if parallel is None else parallel
     parallel.local_batch(training.batch_size)
@@ -105,11 +107,15 @@ def fit(
     precision = resolve_precision(training.precision, parallel.device)
     if is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {"model": model.to_dict(), "training": asdict(training), "parallel": asdict(parallel)}
+        settings: dict[str, Any] = {"model": model.to_dict(), "training": asdict(training)}
+        settings |= {"parallel": asdict(parallel), "initial": None if initial is None else _digest(initial)}
+        settings |= {"mixture": None if mixture is None else asdict(mixture) | {"task": repr(mixture.task)}}
         facts = {"budget": budget, "precision": precision, "validation_windows": validation_count}
         made_with = {"corpus": corpus.digest, "code": code_version(), "torch": torch.__version__}
-        write_atomically(folder / "run.json", json.dumps({**settings, **facts, **made_with}, indent=2) + "\n")
+        _write_settings(folder, {**settings, **facts, **made_with})
     lightning.seed_everything(training.seed, verbose=False)
+    if mixture is not None:
+        _require_ids(mixture, corpus, model)
     module = LanguageModel(model, training, _byte_lengths(corpus, model))
     if initial is not None:
         module.decoder.load_state_dict(dict(initial))
@@ -129,6 +135,34 @@ def fit(
     if module.bits_per_byte is None:  # the checkpoint was the finished run's, so nothing was left to train
         trainer.validate(module, data, verbose=False)
     return _fitted(trainer, module, counter, metrics, monitor)
+
+
+def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write run.json; where the folder has a checkpoint to go on from, what it learned from must be the same."""
+    path = folder / "run.json"
+    if path.exists() and (folder / "checkpoints" / LAST).exists():
+        before = json.loads(path.read_text())
+        for name in ("model", "corpus", "mixture", "initial"):
+            right = f"that of the run in {folder}, {before.get(name)!r}, or another folder"
+            require(before.get(name) == settings[name], name, settings[name], right)
+    write_atomically(path, json.dumps(settings, indent=2) + "\n")
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """sha256 of names and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _require_ids(mixture: TaskMixture, corpus: Corpus, model: DecoderConfig) -> None:
+    """The task's ids come after the text's, and the model has a row for each."""
+    text = len(corpus.tokenizer.byte_lengths)
+    require(mixture.first_id >= text, "mixture.first_id", mixture.first_id, f"at least the tokenizer's {text} ids")
+    fits = mixture.vocab_size <= model.vocab_size
+    require(fits, "model.vocab_size", model.vocab_size, f"at least the mixture's {mixture.vocab_size}")
 
 
 def _byte_lengths(corpus: Corpus, model: DecoderConfig) -> Tensor:

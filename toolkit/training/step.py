@@ -16,7 +16,8 @@ def next_token_nll(decoder: Decoder, batch: Tensor | Examples, reduction: str = 
 
     Shapes: windows (batch, context + 1) int64, or Examples (batch, context) -> scalar for ``"mean"`` and ``"sum"``,
     (batch * context,) for ``"none"``, 0 where nothing is asked. In fp32 at least. The mean is over tokens for windows;
-    for Examples it is the mean over rows of each row's mean, so that a row weighs the same however much of it is asked.
+    for Examples it is the mean over rows of each row's mean, so that a row weighs the same however much of it is asked;
+    rows of which nothing is asked are left out.
     """
     input_ids, labels = as_examples(batch)
     logits = decoder(input_ids).logits.flatten(0, 1)
@@ -25,10 +26,11 @@ def next_token_nll(decoder: Decoder, batch: Tensor | Examples, reduction: str = 
         return F.cross_entropy(logits.to(compute), labels.flatten(), reduction=reduction, ignore_index=NOT_ASKED)
     each = F.cross_entropy(logits.to(compute), labels.flatten(), reduction="none", ignore_index=NOT_ASKED)
     asked = (labels != NOT_ASKED).sum(dim=1)
-    return (each.view_as(labels).sum(dim=1) / asked.clamp(min=1)).mean()
+    of_rows = each.view_as(labels).sum(dim=1) / asked.clamp(min=1)
+    return of_rows.sum() / (asked > 0).sum().clamp(min=1)
 
 
 def training_loss(decoder: Decoder, batch: Tensor | Examples) -> tuple[Tensor, Tensor]:
-    """The loss to minimise and, detached, its language-modelling part: nats per token."""
+    """The loss to minimise and, detached, its part without the routers': nats per token, see :func:`next_token_nll`."""
     nll = next_token_nll(decoder, batch)
     return nll + sum(auxiliary_losses(decoder).values()), nll.detach()

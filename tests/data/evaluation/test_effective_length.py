@@ -27,15 +27,17 @@ def test_the_published_lengths_follow_from_the_published_scores(model: str) -> N
 
 def test_of_several_base_lengths_the_highest_counts() -> None:
     scores = {1: 0.8, 2: 1.0, 4: 0.86, 8: 0.84}
-    assert effective_length(scores, [1, 2]) is None  # 0.8 < 0.85
-    assert effective_length({**scores, 1: 0.9}, [1, 2]) == 4
+    assert effective_length(scores, [1, 2]) == 4  # 0.84 < 0.85
+    assert effective_length({**scores, 2: 0.9}, [1, 2]) == 8
     assert effective_length(scores, 1) == 8
 
 
-def test_a_length_that_recovers_does_not_count_and_the_threshold_itself_does() -> None:
-    assert effective_length({1: 1.0, 2: 0.85, 4: 0.5, 8: 1.0}, 1) == 2
+def test_the_last_length_at_the_threshold_counts_whatever_is_before_it() -> None:
+    assert effective_length({1: 1.0, 2: 0.85, 4: 0.5, 8: 0.8}, 1) == 2
+    assert effective_length({1: 1.0, 2: 0.5, 4: 0.86}, 1) == 4
     assert effective_length({8: 1.0, 1: 1.0, 4: 0.5, 2: 0.8}, 1, ratio=0.5) == 8
-    assert effective_length({1: 1.0, 2: math.nan, 4: 1.0}, 1) == 1
+    assert effective_length({1: 1.0, 2: math.nan}, 1) == 1
+    assert effective_length({1: 0.7, 2: 1.0}, 2) == 2
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cmath
 import copy
 import math
+import pickle
 import re
 from typing import Any
 
@@ -308,3 +309,38 @@ def test_both_together_are_each_alone(dtypes: tuple[torch.dtype, torch.dtype]) -
 def test_a_negative_length_is_named() -> None:
     with pytest.raises(ValueError, match="seq_len=-1"):
         RotaryEmbedding(8).frequencies(-1)
+
+
+def test_a_setting_that_is_changed_changes_the_table() -> None:
+    rope, x = RotaryEmbedding(8), torch.randn(1, 2, 16, 8)
+    before = rope.rotate(x)
+    rope.scaling = LinearScaling(4.0)
+    assert torch.equal(rope.rotate(x), RotaryEmbedding(8, scaling=LinearScaling(4.0)).rotate(x))
+    rope.scaling, rope.base = None, 1e6
+    assert torch.equal(rope.rotate(x), RotaryEmbedding(8, 1e6).rotate(x))
+    rope.base = 10_000.0
+    assert torch.equal(rope.rotate(x), before)
+
+
+def test_a_tracers_table_is_not_kept_and_none_is_saved() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    rope, x = RotaryEmbedding(8), torch.randn(1, 2, 16, 8)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        rope.rotate(mode.from_tensor(x))
+    assert torch.equal(rope.rotate(x), RotaryEmbedding(8).rotate(x))
+    assert pickle.loads(pickle.dumps(rope))._table is None
+
+
+def test_a_length_below_the_positions_is_refused() -> None:
+    rope, x = RotaryEmbedding(8, scaling=DynamicNTKScaling(2.0, 8)), torch.randn(1, 1, 16, 8)
+    for positions, seq_len in ((torch.arange(16), 4), (None, 4), (torch.arange(100, 116), 115)):
+        with pytest.raises(ValueError, match=f"seq_len={seq_len}: it must be"):
+            rope.rotate(x, positions, seq_len)
+    rope.rotate(x, torch.arange(100, 116), 116)
+
+
+@pytest.mark.parametrize(("name", "value"), [("base", 10**400), ("softmax_scale_multiplier", math.inf)])
+def test_numbers_beyond_any_use_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name}=.*at most 1e"):
+        RotaryEmbedding(8, **{name: value})

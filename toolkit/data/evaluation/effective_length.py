@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from toolkit.checks import require
 
 
-def effective_length(scores: Mapping[int, float], base_lengths: int | Sequence[int], ratio: float = 0.85) -> int | None:
-    """The longest length up to which a model keeps ``ratio`` of its base score: all shorter lengths keep it too.
+def effective_length(scores: Mapping[int, float], base_lengths: int | Sequence[int], ratio: float = 0.85) -> int:
+    """The longest length at which a model keeps ``ratio`` of its base score.
 
     NoLiMa (Modarressi et al., 2025): the base score is that of short contexts, the effective length the longest context
-    where the model maintains at least 0.85 of it. Of several base lengths the highest score counts here, which is the
-    strictest threshold. "Maintains" is taken at its word: a length at which the score recovers after it fell
-    below does not count. None means that already the shortest length falls below.
+    with at least 0.85 of it. Of several base lengths the highest score counts here, which is the strictest threshold.
+    A length between that falls below does not end it: look at the scores where they are noisy.
 
     Args:
         scores: a score, at least 0, for each length: higher is better.
@@ -32,9 +31,4 @@ def effective_length(scores: Mapping[int, float], base_lengths: int | Sequence[i
     require(0 < ratio <= 1, "ratio", ratio, "above 0 and at most 1")
     base = max(scores[length] for length in lengths)
     require(base > 0, "scores", base, "above 0 at a base length: there is nothing to keep")
-    kept = None
-    for length in sorted(scores):
-        if not scores[length] >= ratio * base:
-            break
-        kept = length
-    return kept
+    return max(length for length, score in scores.items() if score >= ratio * base)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toolkit.checks import require, require_positive
-
-LogitsOf = Callable[[Tensor], Tensor]
-"""A model: input_ids (batch, length) int64 -> logits (batch, length, vocab_size)."""
+from toolkit.data.examples import LogitsOf
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from toolkit.checks import require, require_positive
-from toolkit.data.evaluation.perplexity import NLL, LogitsOf, token_nll
+from toolkit.data.evaluation.perplexity import NLL, token_nll
+from toolkit.data.examples import LogitsOf
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class Induction(Task):
     not see B has exactly 1 / (symbols - 1). Olsson et al. (2022), In-context Learning and Induction Heads.
 
     A causal model of L layers of window w sees the first A only up to distance L (w - 1).
+    B is one nearer: at a fixed distance "the token distance - 1 back" is right without seeing A, so test reach at mixed
+    distances, or from L (w - 1) + 2 on.
 
     Args:
         length: tokens in a row.
@@ -47,13 +49,7 @@ class Induction(Task):
     def __post_init__(self) -> None:
         require_positive(length=self.length)
         require(self.symbols >= 3, "symbols", self.symbols, "at least 3")
-        right = f"an integer, or the lowest and the highest, between 2 and length - 1 = {self.length - 1}"
-        is_pair = isinstance(self.distance, (tuple, list)) and len(self.distance) == 2
-        require(is_pair or isinstance(self.distance, int), "distance", self.distance, right)
-        if isinstance(self.distance, list):
-            object.__setattr__(self, "distance", tuple(self.distance))
-        low, high = self.span
-        require(2 <= low <= high < self.length, "distance", self.distance, right)
+        object.__setattr__(self, "distance", checked_distance(self.distance, self.length))
 
     @property
     def span(self) -> Span:
@@ -84,3 +80,19 @@ class Induction(Task):
         tokens[[asked - distance, asked]] = cue
         answer = tokens[asked - distance + 1]
         return Row(tokens, np.array([asked]), np.array([answer]), np.array([0]), {"distance": distance})
+
+
+def checked_distance(distance: int | tuple[int, int], length: int) -> int | tuple[int, int]:
+    """The same, a list made a tuple.
+
+    Raises:
+        ValueError: if it is neither an integer nor two in order, or not between 2 and length - 1.
+    """
+    right = f"an integer, or the lowest and the highest, between 2 and length - 1 = {length - 1}"
+    if isinstance(distance, list):
+        distance = tuple(distance)  # type: ignore[unreachable]
+    is_pair = isinstance(distance, tuple) and len(distance) == 2
+    require(is_pair or isinstance(distance, int), "distance", distance, right)
+    low, high = (distance, distance) if isinstance(distance, int) else distance
+    require(2 <= low <= high < length, "distance", distance, right)
+    return distance

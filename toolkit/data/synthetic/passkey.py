@@ -47,6 +47,8 @@ class Passkey(Task):
         require(self.length >= least, "length", self.length, f"at least 2 digits + 2 = {least}")
         right = "between 0 and 1, or None"
         require(self.depth is None or 0 <= self.depth <= 1, "depth", self.depth, right)
+        if self.depth is not None:
+            object.__setattr__(self, "depth", float(self.depth))  # equal tasks print alike, and so draw alike
 
     @property
     def answer_length(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from toolkit.checks import require, require_choice, require_positive
+from toolkit.data.examples import LogitsOf
 from toolkit.data.synthetic.task import Task, TaskBatch
-
-LogitsOf = Callable[[Tensor], Tensor]
-"""A model: input_ids (batch, length) int64 -> logits (batch, length, vocab_size)."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,8 @@ def exact_match(predictions: Tensor, batch: TaskBatch) -> TaskScore:
     """Compare predictions with the labels, at the same positions: nothing is shifted.
 
     Args:
-        predictions: logits (batch, length, vocab_size), of which the largest counts, or token ids (batch, length).
+        predictions: logits (batch, length, vocab_size), of which the largest counts (with a NaN among them none, which
+            is wrong), or token ids (batch, length).
         batch: what was asked.
 
     Raises:
@@ -103,7 +102,9 @@ def exact_match(predictions: Tensor, batch: TaskBatch) -> TaskScore:
     rows = torch.arange(len(batch.labels))[:, None]
     asked = batch.asked
     there = rows.to(predictions.device), asked.to(predictions.device)
-    chosen = predictions[there] if predictions.dim() == 2 else predictions[there].argmax(dim=-1)
+    chosen = predictions[there]
+    if predictions.dim() == 3:  # of NaN there is no largest, though argmax names one: it would score as a guess does
+        chosen = torch.where(chosen.isnan().any(dim=-1), -1, chosen.argmax(dim=-1))
     answers = batch.answers[rows, asked]
     meta = {name: _spread(value, answers) for name, value in batch.meta.items()}
     return TaskScore(chosen.cpu() == batch.labels[rows, asked], answers, meta)

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from toolkit.checks import require, require_positive
+from toolkit.data.examples import NOT_ASKED
 from toolkit.data.synthetic.draws import Draws, Ints
-
-NOT_ASKED = -100
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,10 @@ from toolkit.layers.rotary.positions import per_row
 from toolkit.layers.rotary.scaling import RotaryScaling, unscaled
 
 
+LARGEST = 1e30
+"""What a base may be: far above any in use, far below where fp32 overflows."""
+
+
 class RotaryEmbedding(nn.Module):
     """Rotates pair k of every head's d rotary dims by position * base ** (-2k / d), or what ``scaling`` makes of it.
 
@@ -51,7 +55,9 @@ class RotaryEmbedding(nn.Module):
         softmax_scale_multiplier: float = 1.0,
     ) -> None:
         super().__init__()
-        require_positive(head_dim=head_dim, base=base, softmax_scale_multiplier=softmax_scale_multiplier)
+        require_positive(head_dim=head_dim)
+        for name, value in (("base", base), ("softmax_scale_multiplier", softmax_scale_multiplier)):
+            require(0 < value <= LARGEST, name, value, f"above 0 and at most {LARGEST:g}")
         require(0 < fraction <= 1, "fraction", fraction, "above 0 and at most 1")
         right = "a scaling such as YaRNScaling(factor=4, original_length=256), or None; parse_scaling reads text"
         require(scaling is None or isinstance(scaling, RotaryScaling), "scaling", scaling, right)
@@ -119,7 +125,6 @@ class RotaryEmbedding(nn.Module):
             seq_len: the current length, tokens: what a scaling that depends on it takes. The length of x by default;
                 to be given with ``positions`` where :attr:`depends_on_length`.
             heads: only the first so many are rotated, such as queries and keys where x holds the values too.
-            heads: only the first so many are rotated: queries and keys of one tensor that holds values too.
 
         Raises:
             ValueError: if x has another head_dim, ``positions`` another dtype or shape or a value below 0 or above
@@ -131,31 +136,42 @@ class RotaryEmbedding(nn.Module):
         """cos and sin (batch or 1, length, rotary_dim / 2) for x."""
         fits = x.ndim == 4 and x.shape[-1] == self.head_dim
         require(fits, "x.shape", tuple(x.shape), f"(batch, heads, length, head_dim={self.head_dim})")
+        enough = seq_len is None or seq_len >= x.shape[2]
+        require(enough, "seq_len", seq_len, f"at least the length={x.shape[2]} of x")
         return self._default_table(x, seq_len) if positions is None else self._table_at(x, positions, seq_len)
+
+    def require_room(self, length: int) -> None:
+        """Refuse a context of more tokens than ``max_position`` lets there be.
+
+        Raises:
+            ValueError: naming the length.
+        """
+        within = self.max_position is None or length <= self.max_position + 1
+        require(within, "length", length, f"at most max_position + 1, with max_position={self.max_position}")
 
     def _table_at(self, x: Tensor, positions: Tensor, seq_len: int | None) -> tuple[Tensor, Tensor]:
         """(batch or 1, length, rotary_dim / 2) each, for given positions."""
-        positions = per_row(positions, x.shape[0], x.shape[2], self.max_position)
-        if self.depends_on_length:
-            right = f"the current length in tokens: with positions given, {self.scaling} cannot know it"
-            require(seq_len is not None, "seq_len", seq_len, right)
+        right = f"the current length in tokens: with positions given, {self.scaling} cannot know it"
+        require(seq_len is not None or not self.depends_on_length, "seq_len", seq_len, right)
+        within = seq_len - 1 if seq_len is not None and self.depends_on_length else None
+        positions = per_row(positions, x.shape[0], x.shape[2], self.max_position, within)
         return self._cos_sin(x, positions, x.shape[2] if seq_len is None else seq_len)
 
     def _default_table(self, x: Tensor, seq_len: int | None) -> tuple[Tensor, Tensor]:
         """(1, length, rotary_dim / 2) each, for positions 0 to length - 1; kept for the next call."""
         length = x.shape[2]
         seq_len = length if seq_len is None else seq_len
-        require(seq_len >= length, "seq_len", seq_len, f"at least the length={length} of x")
-        within = self.max_position is None or length <= self.max_position + 1
-        require(within, "length", length, f"at most max_position + 1, with max_position={self.max_position}")
+        self.require_room(length)
         if torch.compiler.is_compiling():  # the output of one graph is not held for another
             return self._cos_sin(x, torch.arange(length, device=x.device)[None], seq_len)
-        key = (length, seq_len if self.depends_on_length else None, _table_dtype(x), x.device)
+        settings = self.base, self.scaling, self.rotary_dim
+        key = (length, seq_len if self.depends_on_length else None, _table_dtype(x), x.device, settings)
         if self._table is not None and self._table[0] == key:
             return self._table[1], self._table[2]
         with torch.inference_mode(False):  # a table made while evaluating must still serve training
             cos, sin = self._cos_sin(x, torch.arange(length, device=x.device)[None], seq_len)
-        self._table = (key, cos, sin)
+        if type(cos) is Tensor:  # one of a tracer's stands for no numbers
+            self._table = (key, cos, sin)
         return cos, sin
 
     @torch.no_grad()
@@ -165,6 +181,10 @@ class RotaryEmbedding(nn.Module):
         dtype = _table_dtype(x)
         angles = positions.to(dtype)[..., None] * inv_freq.to(dtype)
         return angles.cos() * factor, angles.sin() * factor
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the table, which is made again."""
+        return {**self.__dict__, "_table": None}
 
     def extra_repr(self) -> str:
         """Settings, for ``print(model)``."""

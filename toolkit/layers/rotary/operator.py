@@ -1,7 +1,8 @@
 """The rotation as one operator of torch: one launch forward and one backward, compiled without a break, no FLOPs.
 
-``toolkit::rotate`` is linear in x, and its gradient is itself with the angles turned back: it can be differentiated as
-often as one likes, and keeps only the table for it.
+``toolkit::rotate`` is linear in x, and its gradient is itself with the angles turned back: it can be differentiated
+backward as often as one likes, and keeps only the table for it. torch gives such an operator no forward mode, and its
+function transforms refuse it: within them plain torch rotates.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from toolkit.checks import require
@@ -23,8 +25,17 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 def runs_kernel(x: Tensor, cos: Tensor) -> bool:
     """Whether the operator takes x: on a GPU (or interpreted) with Triton, angles in fp32; fp64 has no kernel."""
+    if _transformed():
+        return False
     narrow = x.dtype in (torch.float16, torch.bfloat16, torch.float32) and cos.dtype == torch.float32
     return HAS_TRITON and narrow and (x.device.type == "cuda" or (INTERPRETED and x.device.type == "cpu"))
+
+
+def _transformed() -> bool:
+    """Within forward-mode differentiation, or a transform of torch.func."""
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def operator_rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, heads: int) -> Tensor:

@@ -8,7 +8,9 @@ from torch import Tensor
 from toolkit.checks import require
 
 
-def per_row(positions: Tensor, batch: int, length: int, max_position: int | None) -> Tensor:
+def per_row(
+    positions: Tensor, batch: int, length: int, max_position: int | None, within: int | None = None
+) -> Tensor:
     """positions (length,), (batch, length) or (batch, 1, length) int64 or int32 -> (batch or 1, length).
 
     Values are looked at on the CPU only: on a GPU that would wait for the device at every call, and under
@@ -16,7 +18,7 @@ def per_row(positions: Tensor, batch: int, length: int, max_position: int | None
 
     Raises:
         ValueError: naming ``positions`` if their dtype or shape is another, one is negative, or one is above
-            ``max_position``.
+            ``max_position``; naming ``seq_len`` if one is above ``within``, the last position of the current length.
     """
     require(isinstance(positions, Tensor), "positions", positions, "a tensor of integers")
     integral = positions.dtype in (torch.int64, torch.int32)
@@ -25,11 +27,11 @@ def per_row(positions: Tensor, batch: int, length: int, max_position: int | None
     right = f"({length},), ({batch}, {length}) or ({batch}, 1, {length})"
     fits = shape in ((length,), (1, length), (batch, length), (1, 1, length), (batch, 1, length))
     require(fits, "positions.shape", shape, right)
-    _check_values(positions, max_position)
+    _check_values(positions, max_position, within)
     return positions.reshape(-1, length) if length else positions.reshape(shape[0] if len(shape) > 1 else 1, 0)
 
 
-def _check_values(positions: Tensor, max_position: int | None) -> None:
+def _check_values(positions: Tensor, max_position: int | None, within: int | None) -> None:
     if positions.device.type != "cpu" or not positions.numel() or torch.compiler.is_compiling():
         return
     smallest, largest = (int(end) for end in torch.aminmax(positions))
@@ -37,3 +39,5 @@ def _check_values(positions: Tensor, max_position: int | None) -> None:
     require(
         max_position is None or largest <= max_position, "positions", largest, f"at most max_position={max_position}"
     )
+    if within is not None:
+        require(largest <= within, "seq_len", within + 1, f"above the largest position, {largest}")
