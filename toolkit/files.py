@@ -17,6 +17,9 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # whoever wrote it may have kept it to himself
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -379,3 +379,24 @@ def test_it_refuses_documents_beside_a_cache_before_the_cache_is_changed() -> No
         with pytest.raises(ValueError, match=f"^{name}=.*None with a cache"):
             layer(tokens(1, 5), cache, sequences=Sequences.of(**{name: table}))
     assert cache.length(~0) == 0
+
+
+def test_equal_tokens_tie_and_the_earlier_goes_packed_or_not() -> None:
+    """In a first layer r depends on the token alone, so that text ties everywhere."""
+    layer = build(capacity=0.25)
+    x = torch.randn(3, DIM, dtype=torch.float64)[torch.randint(3, (1, 40))]
+    layer(x)
+    alone = layer.choice.selected
+    layer(x, sequences=Sequences.of(sequence_ids=torch.zeros(1, 40, dtype=torch.long)))
+    assert torch.equal(layer.choice.selected, alone)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_of_padding_runs_the_layer_for_nothing(kind: str) -> None:
+    """So that a process whose rows are all padding takes part in what the others wait for."""
+    layer, x = build(kind), tokens(2, 5)
+    y = layer(x, sequences=Sequences.of(valid=torch.zeros(2, 5, dtype=torch.bool)))
+    assert torch.equal(y, x)
+    (y.sum() + sum(layer.losses.values())).backward()
+    assert all(parameter.grad is not None for parameter in layer.block.parameters() if parameter.requires_grad)
+    assert all(not parameter.grad.any() for parameter in layer.block.parameters())

@@ -140,3 +140,9 @@ def test_attention_refuses_what_it_cannot_do() -> None:
         own(x, sequences=told)
     with pytest.raises(ValueError, match="^positions=.*None with global_projections"):
         own(x, sequences=Sequences(positions=torch.arange(8).expand(2, 8)))
+
+
+def test_a_batch_of_nothing_has_no_documents() -> None:
+    sequences = Sequences.of(valid=torch.ones(0, 8, dtype=torch.bool))
+    assert sequences.documents is None
+    assert sequences.valid is None

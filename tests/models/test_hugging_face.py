@@ -516,3 +516,22 @@ def test_folders_need_no_transformers(tmp_path: Path, monkeypatch: pytest.Monkey
         from_hf(tmp_path)
     with pytest.raises(ImportError, match="save_hf needs safetensors"):
         save_hf(decoder, tmp_path)
+
+
+def test_the_longest_context_is_what_is_asked_or_what_the_scaling_serves(tmp_path: Path) -> None:
+    def written(scaling: str | None, **how: int) -> int:
+        save_hf(made(config(rope_scaling=scaling)), tmp_path, **how)
+        return int(json.loads((tmp_path / "config.json").read_text()).get("max_position_embeddings", 0))
+
+    assert written(None) == 0
+    assert written(None, max_length=131072) == 131072
+    assert written("YaRNScaling(factor=8, original_length=4096)") == 32768
+    with pytest.raises(ValueError, match="rope_scaling"):
+        written("DynamicNTKScaling(factor=2.0, original_length=8)", max_length=64)
+    with pytest.raises(ValueError, match="max_length=0"):
+        written(None, max_length=0)
+
+
+def test_both_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    save_hf(made(config()), tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1

@@ -95,6 +95,11 @@ def test_bad_settings_are_named(settings: dict[str, object], message: str) -> No
         AttentionConfig(2, **settings)
 
 
+def test_a_layer_in_depth_refuses_a_scaling_that_depends_on_the_length() -> None:
+    with pytest.raises(ValueError, match="rope_scaling=.*one that no length changes, with depth_capacity"):
+        BlockConfig(AttentionConfig(2, rope_scaling=DYNAMIC), FeedForwardConfig(8), depth_capacity=0.5)
+
+
 def test_different_layers_have_different_bases() -> None:
     """Gemma 3: local layers at 10,000, global ones at 1,000,000 and interpolated."""
     local = AttentionConfig(2, pattern="Causal() & SlidingWindow(4)")

@@ -267,3 +267,14 @@ def test_one_built_in_inference_mode_can_be_trained() -> None:
     with torch.inference_mode():
         balancer = BiasBalancer(4)
     assert not balancer.pending.is_inference()
+
+
+def test_a_balancer_that_has_not_run_since_it_was_loaded_does_not_hinder_the_others() -> None:
+    with torch.device("meta"):
+        idle, busy = (BiasBalancer(4) for _ in range(2))
+    for balancer in (idle, busy):
+        balancer.load_state_dict({"bias": torch.zeros(4)}, assign=True)
+    busy.observe(routed(drawn(0, 20, 4), 1))
+    update_balancers(torch.nn.ModuleList([idle, busy]))
+    assert torch.equal(idle.bias, torch.zeros(4))
+    assert busy.bias.any()

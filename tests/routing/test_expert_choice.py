@@ -222,3 +222,13 @@ def test_gradcheck_of_the_gates_in_fp64() -> None:
 def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ExpertChoiceRouter(DIM, EXPERTS, **settings)
+
+
+def test_a_batch_of_nans_leaves_the_threshold_as_it_was() -> None:
+    router = ExpertChoiceRouter(DIM, EXPERTS)
+    router(torch.randn(9, DIM))
+    before = router.threshold.clone()
+    router(torch.full((9, DIM), torch.nan))
+    assert torch.equal(router.threshold, before)
+    router(torch.randn(9, DIM))
+    assert router.threshold.isfinite().all()

@@ -188,3 +188,9 @@ def test_without_token_ids_it_says_what_it_needs() -> None:
 def test_one_normalised_gate_warns_that_nothing_is_learned() -> None:
     with pytest.warns(UserWarning, match="normalize=True with top_k=1 makes every gate 1"):
         HashRouter(8, 1, vocab_size=5, dim=4, normalize=True)
+
+
+def test_ids_of_padding_may_be_any_numbers() -> None:
+    router, x, valid = HashRouter(8, 2, vocab_size=5), torch.randn(4, 3), torch.tensor([True, False, True, False])
+    assignment = router(x, token_ids=torch.tensor([1, -100, 4, 999]), valid=valid)
+    assert (assignment.expert.view(4, 2) >= 0).all(1).tolist() == valid.tolist()

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from routing_laws import DIM, EXPERTS, pairs
 
-from toolkit.routing import Assignment, Capacity, TokenRounding, TopKRouter
+from toolkit.routing import (
+    Assignment,
+    BiasBalancer,
+    Capacity,
+    GShardRouter,
+    HashRouter,
+    SinkhornRouter,
+    TokenRounding,
+    TopKRouter,
+)
 from toolkit.routing.assignment import count
 from toolkit.routing.scores import SCORES
 
@@ -84,6 +93,27 @@ def test_an_added_gate_is_the_score_under_the_denominator_of_those_chosen(score:
         assert gate == pytest.approx(float(2.5 * raw[token, expert] / denominator), rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["hash", "sinkhorn", "biased", "gshard"])
+def test_an_added_gate_is_at_most_the_least_of_those_the_token_has(kind: str) -> None:
+    """Also where the choice was not by probability, which may then be tiny."""
+    balancer = BiasBalancer(EXPERTS)
+    balancer.bias.copy_(torch.linspace(-1, 1, EXPERTS))
+    router = {
+        "hash": HashRouter(EXPERTS, 2, vocab_size=7, dim=DIM, score="softmax"),
+        "sinkhorn": SinkhornRouter(DIM, EXPERTS, 1),
+        "biased": TopKRouter(DIM, EXPERTS, 2, balancer=balancer),
+        "gshard": GShardRouter(DIM, EXPERTS),
+    }[kind]
+    assignment = router(4 * torch.randn(100, DIM), token_ids=torch.randint(7, (100,)))
+    before, some = pairs(assignment), False
+    for multiple in (16, 20, 50):
+        after = pairs(TokenRounding(multiple)(assignment))
+        for token, expert in after.keys() - before.keys():
+            assert after[token, expert] <= min(gate for (t, _), gate in before.items() if t == token)
+            some = True
+    assert some
+
+
 def test_experts_without_computation_are_left_alone() -> None:
     assignment = replace(routed(0, 60, 2), computing=3)
     found = TokenRounding(8)(assignment)
@@ -130,6 +160,18 @@ def test_it_works_after_capacity() -> None:
     found = TokenRounding(4)(assignment)
     assert (count(found.expert, EXPERTS) % 4 == 0).all()
     assert torch.equal(found.counts(), assignment.counts())
+
+
+def test_what_a_capacity_dropped_does_not_come_back() -> None:
+    assignment = Capacity(0.7)(routed(0, 60, 2))
+    found = TokenRounding(8)(assignment)
+    before, after = (count(a.expert, EXPERTS) for a in (assignment, found))
+    cut = before < assignment.counts()
+    assert cut.any()
+    assert (after[cut] <= before[cut]).all()
+    assert int(found.dropped) == len(pairs(replace(assignment, expert=assignment.choice)).keys() - pairs(found).keys())
+    without = {token for token in range(60) if token not in {t for t, _ in pairs(assignment)}}
+    assert not without & {t for t, _ in pairs(found)}
 
 
 def test_gradcheck_of_kept_and_added_gates_in_fp64() -> None:

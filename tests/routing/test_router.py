@@ -21,6 +21,7 @@ from toolkit.routing import (
     RouterZLoss,
     SwitchRouter,
     TopKRouter,
+    build_router,
 )
 
 DIM, EXPERTS = 16, 8
@@ -244,3 +245,37 @@ def test_at_the_start_logits_of_normalised_tokens_have_unit_variance() -> None:
     router = TopKRouter(256, 64, 2)
     x = nn.functional.rms_norm(torch.randn(512, 256), (256,))
     assert float(router(x).logits.detach().std()) == pytest.approx(1.0, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "TopKRouter(balancer=BiasBalancer(), bias=True, noise=NoisyTopK())",
+        "TopKRouter(balancer=QuantileBalancer())",
+        "ExpertChoiceRouter()",
+        "HashRouter(dim=16)",
+        "HashRouter(dim=None, table='balanced', frequencies=[3, 1, 4, 1, 5])",
+        "SinkhornRouter()",
+        "SoftRouter(slots=2)",
+    ],
+)
+def test_reset_parameters_gives_what_a_new_router_has_whatever_memory_held(text: str) -> None:
+    def new() -> nn.Module:
+        return build_router(text, dim=16, num_experts=8, top_k=2, vocab_size=5)
+
+    torch.manual_seed(0)
+    fresh = new()
+    with torch.device("meta"):
+        router = new()
+    router.to_empty(device="cpu")
+    for tensor in (*router.parameters(), *router.buffers()):
+        tensor.data.fill_(7)
+    torch.manual_seed(0)
+    for module in router.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    for name, value in fresh.state_dict().items():
+        if "weight" in name:  # drawn in another order where parts are many
+            assert not torch.equal(router.state_dict()[name], torch.full_like(value, 7))
+        else:
+            assert torch.equal(router.state_dict()[name], value), name

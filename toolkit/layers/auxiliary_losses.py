@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from toolkit.layers.depths import MixtureOfDepths
 from toolkit.layers.moe import MoE
+from toolkit.routing.ownership import require_own_parts
 
 
 def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:
@@ -18,6 +19,7 @@ def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:
     them to the task's loss. Empty for a dense model and in eval mode.
 
     Raises:
+        ValueError: if two routers share a loss or a balancer that keeps counts.
         RuntimeError: if they were computed without a graph (reentrant activation checkpointing does so) while
             gradients are wanted: their gradient would be lost.
 
@@ -26,6 +28,7 @@ def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:
     >>> sorted(auxiliary_losses(moe))
     ['balance', 'z']
     """
+    require_own_parts(model)
     found: dict[str, list[Tensor]] = defaultdict(list)
     for path, module in model.named_modules():
         if isinstance(module, (MoE, MixtureOfDepths)):

@@ -119,7 +119,7 @@ class DepthRouter(nn.Module):
             elif sequence_ids is None and valid is None:
                 index, some = self._highest(weight), None
             else:
-                index, some = _listed(self.best(weight, sequence_ids, valid))
+                index, some = _at_least_one(*_listed(self.best(weight, sequence_ids, valid)), weight)
             choice = DepthChoice(index, some, weight, prediction, real=valid, sequence_ids=sequence_ids)
             if not self.training:
                 return choice
@@ -144,7 +144,9 @@ class DepthRouter(nn.Module):
 
     def _highest(self, weight: Tensor) -> Tensor:
         """r (batch, length) -> int64 (batch, C), the positions of each row's highest, ascending."""
-        return weight.detach().topk(self.count(weight.shape[1]), dim=1).indices.sort(dim=1).values
+        # Stable: equal tokens tie, and the earlier one goes, in packed documents as in rows.
+        best_first = weight.detach().argsort(dim=1, descending=True, stable=True)
+        return best_first[:, : self.count(weight.shape[1])].sort(dim=1).values
 
     def predict(self, x: Tensor) -> Tensor:
         """x (batch, length, dim) -> the logits (batch, length) of being chosen."""
@@ -161,6 +163,16 @@ class DepthRouter(nn.Module):
         """Sizes, for ``print(model)``."""
         width, dim = self.predictor_up.shape
         return f"dim={dim}, capacity={self.capacity}, predictor_dim={width}, coefficient={self.coefficient:g}"
+
+
+def _at_least_one(index: Tensor, some: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The same, or where all tokens (batch, length) are padding the first of each row, as padding.
+
+    So that the layer runs, and takes part in what other processes wait for, whatever its own rows hold.
+    """
+    if index.shape[1] or not weight.numel():
+        return index, some
+    return index.new_zeros(len(index), 1), torch.zeros_like(index.new_zeros(len(index), 1), dtype=torch.bool)
 
 
 def _listed(selected: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -56,7 +56,8 @@ class Sequences:
         """
         given = {"token_ids": token_ids, "valid": valid, "sequence_ids": sequence_ids}
         _require_tables(given, {"valid": torch.bool, "sequence_ids": torch.int64})
-        if valid is None and sequence_ids is None:
+        tables = [table for table in (valid, sequence_ids) if table is not None]
+        if not any(table.numel() for table in tables):
             return cls(token_ids)
         with torch.inference_mode(False):  # plans are kept for tensors that tell when they are changed
             ids = _document_ids(valid, sequence_ids)

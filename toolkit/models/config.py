@@ -168,7 +168,8 @@ class BlockConfig:
             (:class:`toolkit.layers.MixtureOfDepths`); None for a layer that computes them all.
 
     Raises:
-        ValueError: if ``depth_capacity`` is not above 0 and at most 1.
+        ValueError: if ``depth_capacity`` is not above 0 and at most 1, or beside a ``rope_scaling`` that depends on the
+            length.
     """
 
     attention: AttentionConfig
@@ -178,6 +179,9 @@ class BlockConfig:
     def __post_init__(self) -> None:
         capacity = self.depth_capacity
         require(capacity is None or 0 < capacity <= 1, "depth_capacity", capacity, "above 0 and at most 1, or None")
+        scaling = self.attention.rope_scaling
+        fits = capacity is None or scaling is None or not parse_scaling(scaling).depends_on_length
+        require(fits, "rope_scaling", scaling, "one that no length changes, with depth_capacity")
 
 
 @dataclass(frozen=True)

@@ -88,16 +88,18 @@ def read_config(settings: Mapping[str, Any]) -> DecoderConfig:
     return DecoderConfig(vocab_size, dim, (block,) * layers, known["tie_word_embeddings"], known["rms_norm_eps"])
 
 
-def write_config(config: DecoderConfig, for_evaluation: bool = False) -> dict[str, Any]:
+def write_config(config: DecoderConfig, for_evaluation: bool = False, max_length: int | None = None) -> dict[str, Any]:
     """The fields of the ``config.json`` from which :func:`read_config` reads ``config``.
 
     Args:
         config: a decoder's.
         for_evaluation: leave out what only training sees and there is no field for: a MoE's ``z_loss``,
             ``capacity_factor``, ``drop_policy``, ``recompute``, ``causal``.
+        max_length: the longest context that is served; None: what the rotary scaling says, or nothing.
 
     Raises:
-        ValueError: naming the block and the setting that no family of Hugging Face's has.
+        ValueError: naming the block and the setting that no family of Hugging Face's has, or a ``max_length`` that is
+            not positive or that a dynamic scaling, whose own length has the same field, contradicts.
     """
     attention, feed_forward = config.blocks[0].attention, config.blocks[0].feed_forward
     window = window_of(attention.pattern)
@@ -122,6 +124,9 @@ def write_config(config: DecoderConfig, for_evaluation: bool = False) -> dict[st
         "bos_token_id": None,
         "eos_token_id": None,
     }
+    if max_length is not None:
+        require(max_length > 0, "max_length", max_length, "positive, or None")
+        settings["max_position_embeddings"] = max_length
     if family.windowed:
         settings["sliding_window"] = window
     if isinstance(feed_forward, MoEConfig):

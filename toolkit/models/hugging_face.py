@@ -67,7 +67,7 @@ def from_hf(model_or_folder: nn.Module | str | Path, dtype: torch.dtype | None =
         return _decoder(config, read_weights(config, names, read, dtype)).eval()
 
 
-def to_hf(decoder: Decoder, *, for_evaluation: bool = False) -> PreTrainedModel:
+def to_hf(decoder: Decoder, *, for_evaluation: bool = False, max_length: int | None = None) -> PreTrainedModel:
     """A model of Hugging Face's with the same logits, and a copy of the weights.
 
     ``MixtralForCausalLM`` where the layers are MoEs, ``MistralForCausalLM`` where they are dense with a sliding window,
@@ -78,13 +78,18 @@ def to_hf(decoder: Decoder, *, for_evaluation: bool = False) -> PreTrainedModel:
         decoder: its layers are alike.
         for_evaluation: leave out what only training sees and Hugging Face has no field for: a MoE's ``z_loss``,
             ``capacity_factor``, ``drop_policy``, ``recompute``, ``causal``. Otherwise they are refused.
+        max_length: ``max_position_embeddings``, which servers refuse longer prompts by and a decoder here knows
+            nothing of; None leaves it to the scaling of the rotary embedding, or to transformers (2048).
+
+    In half precision tokens near a tie between experts may take others there: Hugging Face rounds the router's logits.
 
     Raises:
-        ValueError: naming the block and the setting that no family of Hugging Face's has.
+        ValueError: naming the block and the setting that no family of Hugging Face's has, or a ``max_length`` that a
+            dynamic scaling contradicts.
         ImportError: if transformers is not installed.
     """
     transformers = _library("transformers", "to_hf")
-    settings = write_config(decoder.config, for_evaluation)
+    settings = write_config(decoder.config, for_evaluation, max_length)
     with torch.random.fork_rng(devices=[]):
         config = transformers.AutoConfig.for_model(**settings)
         model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(config, dtype=_dtype(decoder))
@@ -99,7 +104,9 @@ def to_hf(decoder: Decoder, *, for_evaluation: bool = False) -> PreTrainedModel:
     return model
 
 
-def save_hf(decoder: Decoder, folder: str | Path, *, for_evaluation: bool = False) -> None:
+def save_hf(
+    decoder: Decoder, folder: str | Path, *, for_evaluation: bool = False, max_length: int | None = None
+) -> None:
     """Write config.json and model.safetensors, which ``from_pretrained`` of transformers and :func:`from_hf` read.
 
     transformers is not needed. Each file is there whole or not at all, config.json last.
@@ -107,14 +114,15 @@ def save_hf(decoder: Decoder, folder: str | Path, *, for_evaluation: bool = Fals
     Args:
         decoder: see :func:`to_hf`.
         folder: made if it is not there.
-        for_evaluation: see :func:`to_hf`.
+        for_evaluation, max_length: see :func:`to_hf`.
 
     Raises:
-        ValueError: naming the block and the setting that no family of Hugging Face's has.
+        ValueError: as :func:`to_hf`.
         ImportError: if safetensors is not installed.
     """
     safetensors = _library("safetensors.torch", "save_hf")
-    settings = write_config(decoder.config, for_evaluation) | {"dtype": str(_dtype(decoder)).removeprefix("torch.")}
+    settings = write_config(decoder.config, for_evaluation, max_length)
+    settings["dtype"] = str(_dtype(decoder)).removeprefix("torch.")
     weights = write_weights(decoder.config, decoder.state_dict(), "files")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

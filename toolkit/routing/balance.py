@@ -61,6 +61,7 @@ class LoadBalancingLoss(AuxiliaryLoss):
         require_choice("over", over, tuple(NAMES))
         require_choice("counted", counted, ("chosen", "scores"))
         require_positive(micro_batches=micro_batches)
+        self.remembers = over == "global"
         self.over, self.counted, self.micro_batches, self.name = over, counted, micro_batches, NAMES[over]
         # Forwards since the last reset, then their counts; no buffer: DistributedDataParallel would overwrite every
         # rank's with the first rank's.

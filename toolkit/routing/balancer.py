@@ -42,6 +42,7 @@ class Balancer(nn.Module):
     """
 
     bias: Tensor
+    remembers = True
 
     def __init__(self, num_experts: int, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -60,6 +61,12 @@ class Balancer(nn.Module):
         elif self.pending.device != assignment.logits.device:  # sharding moves parameters and buffers by itself
             self.pending = self.pending.to(assignment.logits.device)
         add_once(self.pending, self.measure(assignment))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """No bias, and nothing pending."""
+        self.bias.zero_()
+        self.pending = _nothing(self.pending.shape, self.bias.device)
 
     def update(self, group: dist.ProcessGroup | None = None) -> None:
         """Move the bias by what is pending in every process and forget it; see :func:`update_balancers`."""
@@ -104,6 +111,9 @@ def update_balancers(model: nn.Module, group: dist.ProcessGroup | None = None) -
     balancers = [module for module in model.modules() if isinstance(module, Balancer)]
     if not balancers:
         return
+    for balancer in balancers:
+        if balancer.pending.is_meta:  # it has not run since it was loaded in place of one on the meta device
+            balancer.pending = _nothing(balancer.pending.shape, balancer.bias.device)
     device = balancers[0].pending.device
     packed = torch.cat([balancer.pending.flatten().to(device) for balancer in balancers])
     sums = all_reduce(packed, group).split([balancer.pending.numel() for balancer in balancers])

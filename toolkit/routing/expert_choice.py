@@ -56,6 +56,7 @@ class ExpertChoiceRouter(GatedRouter):
     paper leaves autoregressive decoding open.
     """
 
+    certainty = "exact"
     equal_loads = True
     threshold: Tensor
     batches: Tensor
@@ -80,6 +81,13 @@ class ExpertChoiceRouter(GatedRouter):
         self.causal = "evaluation" if evaluation == "threshold" else "never"
         self.register_buffer("threshold", torch.full((num_experts,), 1 / num_experts, dtype=torch.float32))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def reset_parameters(self) -> None:
+        """As :class:`GatedRouter` says; the thresholds start at 1 / num_experts, of no batch."""
+        super().reset_parameters()
+        if hasattr(self, "threshold"):  # not there yet while the base constructs
+            nn.init.constant_(self.threshold, 1 / self.num_experts)
+            nn.init.zeros_(self.batches)
 
     def route(
         self, logits: Tensor, *, token_ids: Tensor | None, sequence_ids: Tensor | None, valid: Tensor | None
@@ -111,6 +119,7 @@ class ExpertChoiceRouter(GatedRouter):
     @torch.no_grad()
     def _observe(self, scores: Tensor, last: Tensor) -> None:
         """Move the thresholds towards the mean, over sequences and processes, of the ``last`` scores taken."""
+        last = last & scores.isfinite()  # a batch of NaNs, of which whoever trains is told, must not stay here
         found = torch.stack([torch.where(last, scores, 0.0).sum(0), last.sum(0).to(scores.dtype)]).float()
         total, sequences = all_reduce(found).unbind()
         some = (sequences > 0).any().to(self.batches.dtype)

@@ -24,6 +24,8 @@ class FixedRouter(Router):
         ValueError: if a size is not positive or ``top_k`` exceeds ``num_experts``.
     """
 
+    certainty = "exact"
+
     def __init__(self, num_experts: int, top_k: int, losses: Iterable[nn.Module] = ()) -> None:
         super().__init__(num_experts, losses)
         require(1 <= top_k <= num_experts, "top_k", top_k, f"between 1 and num_experts={num_experts}")

@@ -74,21 +74,29 @@ class HashRouter(FixedRouter):
         require(dim is not None or not self.losses, "losses", losses, "empty without dim: there is no gate to train")
         self.score_function, self.scale = score, scale
         self.normalize = normalizes(top_k, normalize if dim is not None else None, "normalize=True")
-        if frequencies is None:
-            experts = random_table(vocab_size, num_experts, top_k, seed)
-        else:
-            experts = balanced_table(torch.as_tensor(frequencies).tolist(), num_experts, top_k)
-            require(len(experts) == vocab_size, "frequencies", f"{len(experts)} numbers", f"vocab_size={vocab_size}")
-        self.register_buffer("table", experts)
+        self.seed = seed
+        self.frequencies = None if frequencies is None else torch.as_tensor(frequencies, device="cpu").tolist()
+        given = vocab_size if self.frequencies is None else len(self.frequencies)
+        require(given == vocab_size, "frequencies", f"{given} numbers", f"vocab_size={vocab_size}")
+        self.register_buffer("table", torch.empty(vocab_size, top_k, dtype=torch.int64))
         require(dim is None or dim > 0, "dim", dim, "positive, or None")
         self.dim = dim
         self.weight = None if dim is None else nn.Parameter(torch.empty(num_experts, dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The gate, where there is one, normal with standard deviation dim ** -0.5."""
+        """The table, and the gate, where there is one, normal with standard deviation dim ** -0.5."""
+        with torch.no_grad():
+            self.table.copy_(self._made())
         if self.weight is not None:
             nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+
+    def _made(self) -> Tensor:
+        """The table, on the CPU."""
+        with torch.device("cpu"):
+            if self.frequencies is None:
+                return random_table(len(self.table), self.num_experts, self.top_k, self.seed)
+            return balanced_table(self.frequencies, self.num_experts, self.top_k)
 
     def score(self, x: Tensor) -> Tensor:
         """x (tokens, dim) -> logits (tokens, num_experts), fp32; zeros without a gate."""
@@ -100,6 +108,8 @@ class HashRouter(FixedRouter):
         """logits (tokens, num_experts) -> tokens * top_k triples."""
         if token_ids is None:
             raise ValueError("token_ids=None: it must be the tokens' ids in the vocabulary, which a hash router needs")
+        if valid is not None:
+            token_ids = token_ids.masked_fill(~valid, 0)  # those of padding may be any numbers
         experts = self.replayed(self.table.index_select(0, token_ids))
         if self.weight is None:
             return router.table(logits, certain(logits, experts), experts, equal_gates(logits, self.top_k))

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from weakref import ReferenceType, WeakKeyDictionary, ref
-
 from torch import nn
 
 from toolkit.checks import require
+from toolkit.routing.router import Router
 
-_OWNERS: WeakKeyDictionary[nn.Module, ReferenceType[nn.Module]] = WeakKeyDictionary()
 
-
-def belong_to(router: nn.Module, parts: Iterable[nn.Module]) -> None:
-    """Note that ``router`` has these losses or balancers, which count what their router chose.
+def require_own_parts(model: nn.Module) -> None:
+    """Refuse a model in which two routers share a loss or a balancer that keeps counts: it would add up both.
 
     Raises:
-        ValueError: if one of them is another router's: it would add up what both chose.
+        ValueError: naming the part and both routers.
     """
-    for part in parts:
-        owner = _OWNERS.get(part)
-        alone = owner is None or owner() in (None, router)
-        require(alone, "losses or balancer", type(part).__name__, "one of its own for every router: it keeps counts")
-        _OWNERS[part] = ref(router)
+    owners: dict[nn.Module, str] = {}
+    for path, router in model.named_modules():
+        if isinstance(router, Router):
+            for part in router.modules():
+                if getattr(part, "remembers", False):
+                    owner = owners.setdefault(part, path)
+                    right = "one of its own for each: it keeps counts"
+                    require(owner == path, f"{type(part).__name__} of {owner} and {path}", part, right)

@@ -19,12 +19,14 @@ class TokenRounding:
     An expert that rounds down drops its tokens with the lowest gates; one that rounds up also takes the tokens
     that score it highest among those that did not choose it. So a load changes by at most half a tile, and by less than
     one where there are not enough tokens left to round up. Halves round up. Mean loads should be 2 * ``multiple`` or
-    more: an expert with less than half a tile loses all. Experts without computation are left alone.
+    more: an expert with less than half a tile loses all. Experts without computation are left alone, one that a
+    capacity has cut only rounds down, and a token without any expert is not added.
 
     The gate of an added token is on the scale of those it has: with g its gates and p its probabilities of the experts
-    it chose, an expert e more has the gate p_e * sum(g) / sum(p), which for scores that are normalised or not, and
-    times a routed scale, is what its router would have made of e's score under the same denominator. The gates it
-    has stay as they are.
+    it has, an expert e more has the gate p_e * sum(g) / sum(p), or the least of g where that is less. For a token's
+    likeliest experts, normalised or not and times a routed scale, that is what its router would have made of e's score
+    under the same denominator; where the choice was not by probability (a balancer's bias, a hash, a plan), the least
+    of g keeps an expert that nobody chose from weighing more than those chosen. The gates it has stay as they are.
 
     What was dropped is counted in ``assignment.dropped``; ``chosen``, and with it every loss and statistic, stays what
     the router chose, of which added triples are not. Padding is never added.
@@ -81,8 +83,9 @@ class TokenRounding:
         computing = torch.arange(assignment.num_experts, device=loads.device) < assignment.computing_experts
         nearest = (loads + self.multiple // 2) // self.multiple * self.multiple
         down = loads // self.multiple * self.multiple
-        real = assignment.tokens if assignment.valid is None else assignment.valid.sum()
-        change = torch.where(nearest <= real, nearest, down) - loads
+        enough = nearest <= _has_expert(assignment).sum()
+        cut = assignment.counts() > loads
+        change = torch.where(enough & ~cut, nearest, down) - loads
         return torch.where(computing, change, 0)
 
     @staticmethod
@@ -99,23 +102,34 @@ class TokenRounding:
         pair = assignment.token * experts + assignment.expert
         pair = torch.where(assignment.expert < 0, tokens * experts, pair)
         taken = torch.zeros(tokens * experts + 1, dtype=torch.bool, device=pair.device).scatter(0, pair, True)[:-1]
-        taken = taken.view(tokens, experts)
-        if assignment.valid is not None:
-            taken = taken | ~assignment.valid[:, None]
+        taken = taken.view(tokens, experts) | ~_has_expert(assignment)[:, None]
         scores = torch.where(taken, -torch.inf, assignment.probabilities.detach())
         token = torch.topk(scores, min(self.multiple // 2, tokens), dim=0).indices
         used = torch.arange(len(token), device=token.device)[:, None] < change
         expert = torch.where(used, torch.arange(experts, device=token.device), -1)
-        gate = assignment.probabilities.gather(0, token) * _gate_per_probability(assignment)[token]
+        ratio, least = _gates(assignment)
+        gate = torch.minimum(assignment.probabilities.gather(0, token) * ratio[token], least[token])
         return token.flatten(), expert.flatten(), torch.where(used, gate, 0.0).flatten()
 
 
-def _gate_per_probability(assignment: Assignment) -> Tensor:
-    """(tokens,): the sum of a token's gates over that of its probabilities of the same experts; 1 where it has none."""
-    some = assignment.expert >= 0
-    of_choice = assignment.probabilities[assignment.token, assignment.expert.clamp(min=0)]
+def _has_expert(assignment: Assignment) -> Tensor:
+    """bool (tokens,)."""
+    has = torch.zeros(assignment.tokens, dtype=torch.int64, device=assignment.token.device)
+    return has.index_add(0, assignment.token, (assignment.expert >= 0).long()) > 0
+
+
+def _gates(assignment: Assignment) -> tuple[Tensor, Tensor]:
+    """Of each token (tokens,): its gates' sum over its probabilities' of the same experts, and the least gate.
+
+    0 and 0 where it has no expert; a ratio of 0 too where those probabilities are all 0.
+    """
+    token, some = assignment.token, assignment.expert >= 0
+    of_choice = assignment.probabilities[token, assignment.expert.clamp(min=0)]
     zeros = assignment.probabilities.new_zeros(assignment.tokens)
-    gates = zeros.index_add(0, assignment.token, torch.where(some, assignment.weight, 0.0))
-    probabilities = zeros.index_add(0, assignment.token, torch.where(some, of_choice, 0.0))
+    gates = zeros.index_add(0, token, torch.where(some, assignment.weight, 0.0))
+    probabilities = zeros.index_add(0, token, torch.where(some, of_choice, 0.0))
     known = probabilities > 0
-    return torch.where(known, gates / torch.where(known, probabilities, 1.0), 1.0)
+    ratio = torch.where(known, gates / torch.where(known, probabilities, 1.0), 0.0)
+    weight = torch.where(some, assignment.weight, torch.inf)
+    least = torch.full_like(zeros, torch.inf).scatter_reduce(0, token, weight, "amin")
+    return ratio, torch.where(least.isinf(), 0.0, least)

@@ -12,7 +12,6 @@ from toolkit.checks import require, require_positive
 from toolkit.routing.assignment import Assignment
 from toolkit.routing.balance import LoadBalancingLoss, RouterZLoss
 from toolkit.routing.noise import Noise, Noisy
-from toolkit.routing.ownership import belong_to
 from toolkit.routing.scores import project
 from toolkit.work import Work
 
@@ -35,12 +34,12 @@ class Router(nn.Module):
         equal_loads: whether every expert gets as many tokens of a sequence in training, whatever the tokens.
 
     Raises:
-        ValueError: if ``num_experts`` is not positive, two losses have the same name, or a loss is another router's.
+        ValueError: if ``num_experts`` is not positive, or two losses have the same name.
     """
 
     kind = "router"
     causal: str = "always"
-    certainty: str = "exact"
+    certainty: str = "balanced"
     equal_loads: bool = False
     top_k: int
     tape: Callable[[Tensor], Tensor] | None = None  # set by RoutingReplay for a while
@@ -52,7 +51,6 @@ class Router(nn.Module):
         self.losses = nn.ModuleList(losses)
         names = [str(loss.name) for loss in self.losses]
         require(len(set(names)) == len(names), "losses", names, "of different names: they are added up by name")
-        belong_to(self, self.losses)
         self.noise = noise
 
     def forward(

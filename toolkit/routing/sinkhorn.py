@@ -41,6 +41,7 @@ class SinkhornRouter(GatedRouter):
     """
 
     causal = "evaluation"
+    certainty = "exact"
 
     def __init__(
         self,

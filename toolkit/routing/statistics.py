@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -128,9 +129,10 @@ class RoutingStats:
     def max_violation(self) -> float:
         """(max load - mean load) / mean load: MaxVio of Wang et al. 2024 (arXiv 2408.15664); 0 is balanced.
 
-        Of one batch their MaxVio_batch; of the sum over a validation pass their MaxVio_global.
+        Of one batch their MaxVio_batch; of the sum over a validation pass their MaxVio_global; nan of no token.
         """
-        return float(self.load.max() * len(self.load) - 1.0)
+        violation = float(self.load.max() * len(self.load) - 1.0)
+        return violation if violation >= 0 else math.nan
 
     @property
     def min_load(self) -> float:

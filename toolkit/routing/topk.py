@@ -12,7 +12,6 @@ from toolkit.routing.assignment import Assignment
 from toolkit.routing.balancer import Balancer
 from toolkit.routing.groups import GroupLimit
 from toolkit.routing.noise import Noise
-from toolkit.routing.ownership import belong_to
 from toolkit.routing.router import GatedRouter, table
 from toolkit.routing.scores import KEPT, SCORES, normalizes, project, scaled_gates
 
@@ -65,6 +64,8 @@ class TopKRouter(GatedRouter):
     tensor([2.5000, 2.5000, 2.5000, 2.5000, 2.5000], grad_fn=<SumBackward1>)
     """
 
+    certainty = "exact"
+
     def __init__(
         self,
         dim: int,
@@ -95,8 +96,6 @@ class TopKRouter(GatedRouter):
         self.normalize = normalizes(top_k, normalize if pre_softmax else True, asked)
         self.group_limit = _limit(groups, top_groups, group_score, num_experts, top_k)
         self.balancer = _fitting(balancer, num_experts, top_k, score if pre_softmax else "logits")
-        if balancer is not None:
-            belong_to(self, [balancer])
         self.bias = nn.Parameter(torch.zeros(num_experts)) if bias else None
 
     def reset_parameters(self) -> None:

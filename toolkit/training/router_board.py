@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -57,9 +58,10 @@ def write(writer: SummaryWriter, layer: str, values: dict[str, float], step: int
 
 
 def write_mean(writer: SummaryWriter, tag: str, values: Sequence[float], step: int) -> None:
-    """Add a point to the curve of the layers' mean, ``router/<tag>``; none where there is no layer."""
-    if values:
-        writer.add_scalar(f"router/{tag}", fmean(values), step)
+    """Add a point to the curve of the layers' mean, ``router/<tag>``, over those that have a value; none if none."""
+    known = [value for value in values if not math.isnan(value)]
+    if known:
+        writer.add_scalar(f"router/{tag}", fmean(known), step)
 
 
 def draw_load(writer: SummaryWriter, layer: str, load: np.ndarray, step: int) -> None:

@@ -13,7 +13,6 @@ from toolkit.layers.rotary.hugging_face import rotary_settings
 from toolkit.layers.rotary.positions import per_row
 from toolkit.layers.rotary.scaling import RotaryScaling, unscaled
 
-
 LARGEST = 1e30
 """What a base may be: far above any in use, far below where fp32 overflows."""
 

@@ -8,9 +8,7 @@ from torch import Tensor
 from toolkit.checks import require
 
 
-def per_row(
-    positions: Tensor, batch: int, length: int, max_position: int | None, within: int | None = None
-) -> Tensor:
+def per_row(positions: Tensor, batch: int, length: int, max_position: int | None, within: int | None = None) -> Tensor:
     """positions (length,), (batch, length) or (batch, 1, length) int64 or int32 -> (batch or 1, length).
 
     Values are looked at on the CPU only: on a GPU that would wait for the device at every call, and under
