@@ -178,6 +178,34 @@ def test_validation_windows_are_spread_from_end_to_end_without_overlap(
     assert torch.equal(windows, validation_windows(tokens, context, count))
 
 
+@given(st.integers(1, 5), st.sampled_from([(1, 2), (2, 6), (3, 3), (4, 8), (1, 12)]), st.integers(0, 50))
+def test_windows_of_one_block_have_the_same_targets_at_every_context(
+    blocks: int, sizes: tuple[int, int], spare: int
+) -> None:
+    context, block = sizes
+    tokens = counting(blocks * block + 1 + spare)
+    pieces = validation_windows(tokens, context, blocks * (block // context), block)
+    whole = validation_windows(tokens, block, blocks)
+    assert torch.equal(pieces[:, 1:].flatten(), whole[:, 1:].flatten())
+    assert torch.equal(pieces[:, :-1].flatten(), whole[:, :-1].flatten())
+    assert torch.equal(whole, validation_windows(tokens, block, blocks, block))
+
+
+@pytest.mark.parametrize(
+    ("count", "block", "match"),
+    [
+        (4, 12, "block=12.*a multiple of context=8"),
+        (4, 0, "block=0"),
+        (3, 16, "count=3.*a multiple of 2, the windows in a block of 16 tokens"),
+        (14, 16, "count=14.*at most 12"),
+        (2, 104, "context=104"),
+    ],
+)
+def test_windows_that_make_no_whole_blocks_are_refused(count: int, block: int, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        validation_windows(counting(100), 8, count, block)
+
+
 @pytest.mark.parametrize(
     ("context", "count", "match"),
     [

@@ -18,6 +18,8 @@ from toolkit.training import TrainingConfig
             for value in (0, -1)
         ],
         ({"evaluations": 0}, "evaluations=0: it must be positive"),
+        ({"context": 8, "validation_block": 12}, "validation_block=12: it must be a multiple of context=8, or None"),
+        ({"validation_block": 0}, "validation_block=0: it must be a multiple"),
         ({"checkpoint_minutes": 0.0}, "checkpoint_minutes=0.0: it must be positive"),
         *[
             ({name: value}, f"{name}={value}: it must be between 0 and 1")

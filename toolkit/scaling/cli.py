@@ -41,10 +41,11 @@ UNKNOWN = (
 """How jsonargparse names a setting it refuses, on the command line and in YAML."""
 
 
-class _Parser(ArgumentParser):
+class StrictParser(ArgumentParser):
     """Refuses in one line, with the nearest name that exists."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a ``ValueError`` of one line."""
         found = next((match for pattern in UNKNOWN if (match := re.search(pattern, message))), None)
         hint = ""
         if found:
@@ -61,7 +62,7 @@ def study_parser(description: str, shape: type[Shape] = ModelShape) -> ArgumentP
         description: of the experiment, for ``--help``.
         shape: the dataclass whose fields are the settings of ``model``.
     """
-    parser = _Parser(description=description)
+    parser = StrictParser(description=description)
     parser.add_argument("--preset", type=str, default="demo", help="name of a YAML file among the presets")
     parser.add_argument("--config", action="config", help="a YAML file of settings, on top of the preset's")
     parser.add_class_arguments(CorpusConfig, "corpus")

@@ -233,6 +233,11 @@ class Study:
         )
 
 
+def machine() -> str:
+    """The processor and its cores, one line."""
+    return f"{_processor()}, {_cores()} cores"
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -90,7 +90,7 @@ def checked_distance(distance: int | tuple[int, int], length: int) -> int | tupl
     """
     right = f"an integer, or the lowest and the highest, between 2 and length - 1 = {length - 1}"
     if isinstance(distance, list):
-        distance = tuple(distance)  # type: ignore[unreachable]
+        distance = tuple(distance)
     is_pair = isinstance(distance, tuple) and len(distance) == 2
     require(is_pair or isinstance(distance, int), "distance", distance, right)
     low, high = (distance, distance) if isinstance(distance, int) else distance
