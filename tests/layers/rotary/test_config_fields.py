@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.layers.rotary.config_fields import field, required
+from toolkit.layers.rotary.config_fields import as_float, field, required
 
 FIELDS = {"head_dim": 64, "rope_theta": None, "zero": 0}
 
@@ -22,3 +22,10 @@ def test_the_first_field_that_holds_something_is_taken(config: Any) -> None:
     for name in ("rope_theta", "absent"):
         with pytest.raises(ValueError, match=f"{name}=None: it must be given"):
             required(config, name)
+
+
+@pytest.mark.parametrize("value", ["4", None, True, 0, 10**400, float("inf"), float("nan")])
+def test_what_is_no_number_is_named(value: Any) -> None:
+    assert as_float("factor", 4) == 4.0
+    with pytest.raises(ValueError, match=r"factor=.*: it must be a number other than 0"):
+        as_float("factor", value)

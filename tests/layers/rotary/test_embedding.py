@@ -340,7 +340,9 @@ def test_a_length_below_the_positions_is_refused() -> None:
     rope.rotate(x, torch.arange(100, 116), 116)
 
 
-@pytest.mark.parametrize(("name", "value"), [("base", 10**400), ("softmax_scale_multiplier", math.inf)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("base", 10**400), ("base", 1e-320), ("base", "x"), ("softmax_scale_multiplier", math.inf)]
+)
 def test_numbers_beyond_any_use_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name}=.*at most 1e"):
+    with pytest.raises(ValueError, match=f"{name}=.*a number from 1e-30 to"):
         RotaryEmbedding(8, **{name: value})

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from toolkit.layers import LongRoPEScaling, ProportionalScaling, RotaryEmbedding, YaRNScaling
-from toolkit.layers.rotary.hugging_face import FIXED_BASES, FRACTIONS, INTERLEAVED
+from toolkit.layers.rotary.model_types import INTERLEAVED
 
 YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 40.0, "original_max_position_embeddings": 4096}
 
@@ -197,15 +197,6 @@ def test_latent_attention_rotates_dims_of_their_own(name: str) -> None:
         assert mine.interleaved
 
 
-@pytest.mark.parametrize("model_type", [*FRACTIONS, *FIXED_BASES, *INTERLEAVED])
-def test_the_tables_of_model_types_are_transformers(model_type: str) -> None:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    assert model_type in CONFIG_MAPPING
-    if model_type in FRACTIONS:
-        assert config(model_type).rope_parameters["partial_rotary_factor"] == FRACTIONS[model_type]
-
-
 def test_a_flat_config_is_the_same_for_every_layer_type() -> None:
     written = {"head_dim": 8, "rope_theta": 123.0}
     assert RotaryEmbedding.from_hf(written, "full_attention").base == RotaryEmbedding.from_hf(written).base == 123.0
@@ -218,7 +209,11 @@ def test_a_flat_config_is_the_same_for_every_layer_type() -> None:
         ({"rope_theta": 1e4, "hidden_size": 64}, "head_dim=None"),
         ({"head_dim": 8}, "rope_theta=None: it must be given"),
         ({"head_dim": 7, "rope_theta": 1e4}, "head_dim=7"),
+        ({"rope_theta": 1e4, "hidden_size": 64, "num_attention_heads": (2, 4)}, "head_dim=None"),
+        ({"rope_theta": 1e4, "hidden_size": 64, "num_attention_heads": 0}, "head_dim=None"),
         ({"head_dim": 8, "rope_theta": -1.0}, "base=-1"),
+        ({"head_dim": 8, "rope_theta": 10**400}, "rope_theta=10*: it must be a number"),
+        ({"head_dim": 8, "rope_theta": "large"}, "rope_theta='large': it must be a number"),
         ({"head_dim": 8, "rope_theta": 1e4, "partial_rotary_factor": 0.4}, "fraction=0.4"),
         ({"head_dim": 8, "rope_parameters": {"full_attention": None, "sliding_attention": {}}}, "layer_type=None"),
     ],

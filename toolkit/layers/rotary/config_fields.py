@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit.checks import require
+from toolkit.layers.rotary.scaling.interface import LARGEST, is_number
 
 
 def field(config: Any, *names: str, default: Any = None) -> Any:
@@ -26,3 +27,13 @@ def required(config: Any, name: str, right: str = "given for this rope_type") ->
     value = field(config, name)
     require(value is not None, name, value, right)
     return value
+
+
+def as_float(name: str, value: Any) -> float:
+    """A field's number.
+
+    Raises:
+        ValueError: naming the field if it is none, or out of all range.
+    """
+    require(is_number(value) and value != 0, name, value, f"a number other than 0, of at most {LARGEST:g}")
+    return float(value)

@@ -12,9 +12,7 @@ from toolkit.layers.rotary.apply import rotate_pairs
 from toolkit.layers.rotary.hugging_face import rotary_settings
 from toolkit.layers.rotary.positions import per_row
 from toolkit.layers.rotary.scaling import RotaryScaling, unscaled
-
-LARGEST = 1e30
-"""What a base may be: far above any in use, far below where fp32 overflows."""
+from toolkit.layers.rotary.scaling.interface import LARGEST, is_number
 
 
 class RotaryEmbedding(nn.Module):
@@ -56,7 +54,8 @@ class RotaryEmbedding(nn.Module):
         super().__init__()
         require_positive(head_dim=head_dim)
         for name, value in (("base", base), ("softmax_scale_multiplier", softmax_scale_multiplier)):
-            require(0 < value <= LARGEST, name, value, f"above 0 and at most {LARGEST:g}")
+            fits = is_number(value) and 1 / LARGEST <= value
+            require(fits, name, value, f"a number from {1 / LARGEST:g} to {LARGEST:g}")
         require(0 < fraction <= 1, "fraction", fraction, "above 0 and at most 1")
         right = "a scaling such as YaRNScaling(factor=4, original_length=256), or None; parse_scaling reads text"
         require(scaling is None or isinstance(scaling, RotaryScaling), "scaling", scaling, right)
@@ -78,7 +77,8 @@ class RotaryEmbedding(nn.Module):
         attention (DeepSeek) it is over the dims that are rotated, qk_rope_head_dim, alone.
 
         Raises:
-            ValueError: naming the field that is missing, of an unknown or multimodal kind, or not what it must be.
+            ValueError: naming the field that is missing, of an unknown or multimodal kind, or not what it must be; or the
+                ``model_type`` whose rotary embedding is of several axes, or another than these.
         """
         return cls(**rotary_settings(config, layer_type))
 

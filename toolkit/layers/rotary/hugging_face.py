@@ -7,49 +7,81 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit.checks import require
-from toolkit.layers.rotary.config_fields import field, required
-from toolkit.layers.rotary.rope_types import ORIGINAL, scaling_of
-from toolkit.layers.rotary.scaling import ProportionalScaling, YaRNScaling
-
-INTERLEAVED = (
-    *("axk1", "axk2", "bailing_hybrid", "blt", "codegen", "cohere", "cohere2", "cohere2_moe", "deepseek_v2"),
-    *("deepseek_v3", "deepseek_v32", "deepseek_v4", "dots3_note_text", "ernie4_5", "ernie4_5_moe", "glm", "glm4"),
-    *("glm4_moe_lite", "glm_moe_dsa", "gptj", "helium", "llama4_text", "longcat_flash", "mistral4", "youtu"),
+from toolkit.layers.rotary.config_fields import as_float, field
+from toolkit.layers.rotary.model_types import (
+    FIXED_BASES,
+    FRACTIONS,
+    INTERLEAVED,
+    LATENT,
+    UNHEEDED_ROTARY_DIM,
+    UNREAD,
 )
-"""Model types whose transformers code pairs dims (2k, 2k + 1), unless ``rope_interleave`` says otherwise."""
-
-FRACTIONS = {
-    **dict.fromkeys(("gpt_neox", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "stablelm"), 0.25),
-    **dict.fromkeys(("bamba", "glm", "glm4", "glm4_moe", "nemotron", "persimmon", "phi", "recurrent_gemma"), 0.5),
-}
-"""Model types that rotate a part of each head where their config says nothing of it."""
-
-FIXED_BASES = dict.fromkeys(("codegen", "gptj"), 10_000.0)
-"""Model types whose configs have no field for the base."""
+from toolkit.layers.rotary.rope_types import ORIGINAL, scaling_of
+from toolkit.layers.rotary.scaling import ProportionalScaling, RotaryScaling, YaRNScaling
 
 
 def rotary_settings(config: Any, layer_type: str | None = None) -> dict[str, Any]:
     """Keyword arguments of :class:`RotaryEmbedding` for a config object, or ``config.json`` as a dict.
+
+    What a model's code settles and its config does not say stands in ``model_types.py``; a model type that is not
+    there is read as Llama's, but refused if it has latent attention. Of several places, the first that holds
+    something counts:
+
+    ====================  ==========================================================================================
+    what                  where
+    ====================  ==========================================================================================
+    config                ``text_config``; the config itself
+    rope fields           of an object ``rope_parameters``; ``rope_scaling``. Of a file, ``rope_scaling``;
+                          ``rope_parameters``
+    one rope field        nested per layer type: those of ``layer_type``; what stands beside them among the rope fields
+    ..                    before nesting (Gemma 3, ModernBERT): sliding layers have but ``rope_local_base_freq`` or
+                          ``local_rope_theta``, full ones all others
+    original length       flat: ``original_max_position_embeddings`` of the config; of the rope fields. Nested: of the
+                          rope fields; of the config
+    base                  the rope fields' ``rope_theta``; the config's ``rope_theta``, ``rotary_emb_base``,
+                          ``global_rope_theta``; the model type's
+    head_dim              ``qk_rope_head_dim``; what layers of ``layer_type`` have for themselves
+                          (``per_layer_config``, ``global_head_dim``); ``head_dim``, ``attention_head_dim``,
+                          ``kv_channels``; width over heads
+    fraction              the rope fields' ``partial_rotary_factor``; the config's, or ``rotary_pct``; ``rotary_dim``
+                          over head_dim; the model type's; 1
+    interleaved           ``rope_interleave``; the model type's
+    ====================  ==========================================================================================
 
     What makes queries grow with position (``llama_4_scaling_beta``) is no rotation, and not read.
 
     Raises:
         ValueError: naming the field that is missing, of an unknown or multimodal kind, or not what it must be.
     """
+    _require_served(config)
     config = _of_layers(config, layer_type)
+    _require_served(config)
     parameters = _parameters(config, layer_type)
-    head_dim, fraction = _sizes(config, parameters)
+    head_dim, fraction = _latent_sizes(config, parameters) or _sizes(config, parameters)
     scaling = scaling_of(config, {**parameters, "partial_rotary_factor": fraction})
-    model_type, latent = field(config, "model_type"), field(config, "qk_rope_head_dim") is not None
-    multiplier = scaling.softmax_scale_multiplier if latent and isinstance(scaling, YaRNScaling) else 1.0
     return {
         "head_dim": head_dim,
         "base": _base(config, parameters),
         "scaling": scaling,
         "fraction": 1.0 if isinstance(scaling, ProportionalScaling) else fraction,
-        "interleaved": bool(field(config, "rope_interleave", default=model_type in INTERLEAVED)),
-        "softmax_scale_multiplier": multiplier,
+        "interleaved": bool(field(config, "rope_interleave", default=_model_type(config) in INTERLEAVED)),
+        "softmax_scale_multiplier": _softmax_scale_multiplier(config, scaling),
     }
+
+
+def _model_type(config: Any) -> str:
+    return str(field(config, "model_type", default=""))
+
+
+def _require_served(config: Any) -> None:
+    model_type = _model_type(config)
+    right = f"one with a plain rotary embedding over one axis of positions: {UNREAD.get(model_type)}"
+    require(model_type not in UNREAD, "model_type", model_type, right)
+
+
+def _softmax_scale_multiplier(config: Any, scaling: RotaryScaling | None) -> float:
+    applied = field(config, "qk_rope_head_dim") is not None and LATENT[_model_type(config)]
+    return scaling.softmax_scale_multiplier if applied and isinstance(scaling, YaRNScaling) else 1.0
 
 
 def _of_layers(config: Any, layer_type: str | None) -> Any:
@@ -90,34 +122,51 @@ def _parameters(config: Any, layer_type: str | None) -> dict[str, Any]:
 def _base(config: Any, parameters: dict[str, Any]) -> float:
     base = field(parameters, "rope_theta")
     if base is None:
-        fixed = FIXED_BASES.get(field(config, "model_type", default=""))
+        fixed = FIXED_BASES.get(_model_type(config))
         base = field(config, "rope_theta", "rotary_emb_base", "global_rope_theta", default=fixed)
     right = "given: its default differs from model to model (a config loaded by transformers has it filled in)"
     require(base is not None, "rope_theta", base, right)
-    return float(base)
+    return as_float("rope_theta", base)
+
+
+def _latent_sizes(config: Any, parameters: dict[str, Any]) -> tuple[int, float] | None:
+    """head_dim and fraction of multi-head latent attention, which rotates dims in a tensor of their own; else None."""
+    latent = field(config, "qk_rope_head_dim")
+    if latent is None:
+        return None
+    model_type = _model_type(config)
+    right = f"one of {', '.join(LATENT)}, for models of latent attention differ in how they rotate ('deepseek_v3' for"
+    require(model_type in LATENT, "model_type", model_type, f"{right} a copy of it)")
+    fraction = _written_fraction(config, parameters)
+    # The fraction may be of the whole.
+    wholes = (field(config, "head_dim"), latent + field(config, "qk_nope_head_dim", default=0))
+    counted = any(whole and int(whole * (fraction or 1.0)) == latent for whole in wholes)
+    return latent, 1.0 if fraction is None or counted else fraction
 
 
 def _sizes(config: Any, parameters: dict[str, Any]) -> tuple[int, float]:
     """head_dim and the fraction of it that is rotated."""
     head_dim = field(config, "head_dim", "attention_head_dim", "kv_channels")
-    fraction = field(parameters, "partial_rotary_factor")
-    if fraction is None:
-        fraction = field(config, "partial_rotary_factor", "rotary_pct")
-    latent = field(config, "qk_rope_head_dim")
-    if latent is not None:
-        # Multi-head latent attention rotates these dims in a tensor of their own; the fraction may be of the whole.
-        wholes = (head_dim, latent + field(config, "qk_nope_head_dim", default=0))
-        counted = any(whole and int(whole * (fraction or 1.0)) == latent for whole in wholes)
-        return latent, 1.0 if fraction is None or counted else fraction
     if head_dim is None:
-        width = field(config, "hidden_size", "n_embd", "d_model")
-        heads = field(config, "num_attention_heads", "n_head", "n_heads")
-        right = "given, or hidden_size and num_attention_heads, from which it is derived"
-        require(width is not None and heads is not None, "head_dim", head_dim, right)
-        head_dim = width // heads
-    if fraction is None and field(config, "rotary_dim") is not None:
-        fraction = _ratio(required(config, "rotary_dim"), head_dim)
-    return head_dim, FRACTIONS.get(field(config, "model_type", default=""), 1.0) if fraction is None else fraction
+        head_dim = _derived_head_dim(config)
+    fraction, model_type = _written_fraction(config, parameters), _model_type(config)
+    rotary_dim = None if model_type in UNHEEDED_ROTARY_DIM else field(config, "rotary_dim")
+    if fraction is None and rotary_dim is not None:
+        fraction = _ratio(rotary_dim, head_dim)
+    return head_dim, FRACTIONS.get(model_type, 1.0) if fraction is None else fraction
+
+
+def _derived_head_dim(config: Any) -> int:
+    width = field(config, "hidden_size", "n_embd", "d_model")
+    heads = field(config, "num_attention_heads", "n_head", "n_heads")
+    right = "given, or hidden_size and num_attention_heads, from which it is derived"
+    require(isinstance(width, int) and isinstance(heads, int) and heads > 0, "head_dim", None, right)
+    return int(width // heads)
+
+
+def _written_fraction(config: Any, parameters: dict[str, Any]) -> float | None:
+    fraction: float | None = field(parameters, "partial_rotary_factor")
+    return field(config, "partial_rotary_factor", "rotary_pct") if fraction is None else fraction
 
 
 def _ratio(part: int, whole: int) -> float:

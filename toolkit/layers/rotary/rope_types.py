@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from toolkit.checks import require
-from toolkit.layers.rotary.config_fields import field, required
+from toolkit.layers.rotary.config_fields import as_float, field, required
 from toolkit.layers.rotary.scaling import (
     DynamicNTKScaling,
     LinearScaling,
@@ -88,10 +88,10 @@ def _proportional(config: Any, parameters: dict[str, Any]) -> RotaryScaling:
 def _factor(config: Any, parameters: dict[str, Any]) -> float:
     """The factor, or the length served over the one trained on."""
     factor = field(parameters, "factor")
-    right = "given, or factor among the rope parameters"
-    if factor is None:
-        factor = required(config, "max_position_embeddings", right) / required(parameters, ORIGINAL)
-    return float(factor)
+    if factor is not None:
+        return as_float("factor", factor)
+    longest = required(config, "max_position_embeddings", "given, or factor among the rope parameters")
+    return as_float("max_position_embeddings", longest) / as_float(ORIGINAL, required(parameters, ORIGINAL))
 
 
 ROPE_TYPES: dict[str, Callable[[Any, dict[str, Any]], RotaryScaling | None]] = {

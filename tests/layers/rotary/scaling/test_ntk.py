@@ -34,6 +34,21 @@ def test_dynamic_grows_continuously_from_the_original_length() -> None:
     assert slowest[0] / slowest[5] == pytest.approx(3 * 4 - 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("factor", [1e308, 10**400, float("inf"), float("nan")])
+def test_a_factor_out_of_all_range_is_refused(factor: float) -> None:
+    for make in (NTKScaling, LinearScaling, lambda factor: DynamicNTKScaling(factor, 16)):
+        with pytest.raises(ValueError, match="factor=.*: it must be a number of 1 or more, at most 1e"):
+            make(factor)
+
+
+def test_a_base_stretched_beyond_fp32_is_refused() -> None:
+    for scaling in (NTKScaling(1e20), DynamicNTKScaling(1e20, 16)):
+        with pytest.raises(ValueError, match=r"factor=1e\+20: it must be smaller: the stretched base=10000 would"):
+            RotaryEmbedding(8, scaling=scaling)
+    inv_freq, _ = RotaryEmbedding(8, 1e4, NTKScaling(1e15)).frequencies(1)
+    assert torch.all(inv_freq > 0) and torch.isfinite(inv_freq).all()
+
+
 @pytest.mark.parametrize("scaling", [NTKScaling(2), DynamicNTKScaling(2, 16)])
 def test_one_pair_is_refused(scaling: NTKScaling | DynamicNTKScaling) -> None:
     with pytest.raises(ValueError, match="rotary_dim=2"):

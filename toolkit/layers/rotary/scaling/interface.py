@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, fields
 from typing import Any, ClassVar
@@ -11,6 +10,9 @@ import torch
 from torch import Tensor
 
 from toolkit.checks import require
+
+LARGEST = 1e30
+"""What a base, and any number of a scaling, may be: far above any in use, far below where fp32 overflows."""
 
 
 class RotaryScaling(ABC):
@@ -55,23 +57,24 @@ def unscaled(rotary_dim: int, base: float, device: torch.device | None = None) -
 
 
 def is_number(value: Any) -> bool:
-    """A finite int or float, no bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """An int or float, no bool, nan or infinity, and none whose powers would overflow."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def require_factor(factor: Any) -> None:
     """``factor`` stretches the context: a number of 1 or more."""
-    require(is_number(factor) and factor >= 1, "factor", factor, "a number of 1 or more")
+    require(is_number(factor) and factor >= 1, "factor", factor, f"a number of 1 or more, at most {LARGEST:g}")
 
 
 def require_original_length(original_length: Any, least: int = 1) -> None:
     """``original_length`` is the length trained on, in tokens."""
     whole = isinstance(original_length, int) and not isinstance(original_length, bool)
-    right = f"the length trained on, an integer of {least} or more tokens"
-    require(whole and original_length >= least, "original_length", original_length, right)
+    right = f"the length trained on, an integer of {least} or more tokens, at most {LARGEST:g}"
+    require(whole and least <= original_length <= LARGEST, "original_length", original_length, right)
 
 
 def require_above_zero(**numbers: Any) -> None:
     """Each a number above zero; None where a field may be left unset."""
     for name, value in numbers.items():
-        require(value is None or (is_number(value) and value > 0), name, value, "a number above 0")
+        right = f"a number above 0, at most {LARGEST:g}"
+        require(value is None or (is_number(value) and value > 0), name, value, right)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from toolkit.checks import require
 from toolkit.layers.rotary.scaling.interface import (
+    LARGEST,
     RotaryScaling,
     require_factor,
     require_original_length,
@@ -22,9 +23,11 @@ def stretched(base: float, factor: float, rotary_dim: int) -> float:
     return base * factor ** (rotary_dim / (rotary_dim - 2))
 
 
-def require_two_pairs(rotary_dim: int) -> None:
-    """The exponent d / (d - 2) needs a slowest frequency that is not also the fastest."""
+def require_stretchable(base: float, factor: float, rotary_dim: int) -> None:
+    """The exponent d / (d - 2) needs a slowest frequency that is not also the fastest; fp32 holds the larger base."""
     require(rotary_dim > 2, "rotary_dim", rotary_dim, "above 2 for NTK-aware scaling")
+    within = stretched(base, factor, rotary_dim) <= LARGEST
+    require(within, "factor", factor, f"smaller: the stretched base={base:g} would be above {LARGEST:g}")
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,7 +35,8 @@ class NTKScaling(RotaryScaling):
     """base becomes base * factor ** (d / (d - 2)), d rotary dims: every length is served by the same frequencies.
 
     Raises:
-        ValueError: if ``factor`` is below 1, or there is but one pair of rotary dims.
+        ValueError: if ``factor`` is below 1 or stretches the base beyond fp32, or there is but one pair of rotary
+            dims.
 
     Source: bloc97 2023, "NTK-Aware Scaled RoPE"; Peng et al. 2023, YaRN (arXiv 2309.00071), section 3.1.
     """
@@ -44,7 +48,7 @@ class NTKScaling(RotaryScaling):
 
     def check(self, rotary_dim: int, head_dim: int, base: float) -> None:
         """See :meth:`RotaryScaling.check`."""
-        require_two_pairs(rotary_dim)
+        require_stretchable(base, self.factor, rotary_dim)
 
     def frequencies(
         self, rotary_dim: int, head_dim: int, base: float, seq_len: int, device: torch.device | None = None
@@ -61,8 +65,8 @@ class DynamicNTKScaling(RotaryScaling):
     all positions move as n grows: rotated keys in a cache go stale.
 
     Raises:
-        ValueError: if ``factor`` is below 1, ``original_length`` no positive integer, or there is but one pair of
-            rotary dims.
+        ValueError: if ``factor`` is below 1 or stretches the base beyond fp32, ``original_length`` no positive
+            integer, or there is but one pair of rotary dims.
 
     Source: emozilla 2023, "Dynamically Scaled RoPE"; Peng et al. 2023, YaRN (arXiv 2309.00071), section 3.3.
     """
@@ -77,7 +81,7 @@ class DynamicNTKScaling(RotaryScaling):
 
     def check(self, rotary_dim: int, head_dim: int, base: float) -> None:
         """See :meth:`RotaryScaling.check`."""
-        require_two_pairs(rotary_dim)
+        require_stretchable(base, self.factor, rotary_dim)
 
     def frequencies(
         self, rotary_dim: int, head_dim: int, base: float, seq_len: int, device: torch.device | None = None
