@@ -54,7 +54,7 @@ class RotaryEmbedding(nn.Module):
         super().__init__()
         require_positive(head_dim=head_dim)
         for name, value in (("base", base), ("softmax_scale_multiplier", softmax_scale_multiplier)):
-            fits = is_number(value) and 1 / LARGEST <= value
+            fits = is_number(value) and value >= 1 / LARGEST
             require(fits, name, value, f"a number from {1 / LARGEST:g} to {LARGEST:g}")
         require(0 < fraction <= 1, "fraction", fraction, "above 0 and at most 1")
         right = "a scaling such as YaRNScaling(factor=4, original_length=256), or None; parse_scaling reads text"
@@ -77,8 +77,8 @@ class RotaryEmbedding(nn.Module):
         attention (DeepSeek) it is over the dims that are rotated, qk_rope_head_dim, alone.
 
         Raises:
-            ValueError: naming the field that is missing, of an unknown or multimodal kind, or not what it must be; or the
-                ``model_type`` whose rotary embedding is of several axes, or another than these.
+            ValueError: naming the field that is missing, of an unknown or multimodal kind, or not what it must be; or
+                the ``model_type`` whose rotary embedding is of several axes, or another than these.
         """
         return cls(**rotary_settings(config, layer_type))
 
