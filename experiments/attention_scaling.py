@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit.scaling.attention_arms import AttentionArms
-from toolkit.scaling.attention_report import write_studies_report
+from toolkit.scaling.attention.arms import AttentionArms
+from toolkit.scaling.attention.contexts import conduct_contexts, read_context_studies
+from toolkit.scaling.attention.report import write_studies_report
 from toolkit.scaling.cli import run_experiment
-from toolkit.scaling.contexts import conduct_contexts, read_context_studies
 
 PRESETS = Path(__file__).parent / "presets" / "attention"
 STUDIES = Path("runs") / "attention"

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit.scaling.cli import run_experiment
-from toolkit.scaling.extension_cli import conduct_extension, read_extension
-from toolkit.scaling.extension_report import write_extension_report
+from toolkit.scaling.extension.cli import conduct_extension, read_extension
+from toolkit.scaling.extension.report import write_extension_report
 
 PRESETS = Path(__file__).parent / "presets" / "extension"
 STUDIES = Path("runs") / "extension"

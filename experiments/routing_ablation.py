@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit.scaling.arms import RoutingArms
 from toolkit.scaling.cli import conduct, read_study, run_experiment
-from toolkit.scaling.routing_report import write_study_report
+from toolkit.scaling.routing.arms import RoutingArms
+from toolkit.scaling.routing.report import write_study_report
 
 PRESETS = Path(__file__).parent / "presets" / "routing"
 STUDIES = Path("runs") / "routing"

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from experiment_script import load_script
 from scipy import stats
 
-import toolkit
-from toolkit.scaling import reach_study
-from toolkit.scaling.reach_arms import ReachArm, ReachModel, arm_reach
-from toolkit.scaling.reach_cli import read_reach
-from toolkit.scaling.reach_report import accuracy_table, at_chance, findings
-from toolkit.scaling.reach_table import ReachRow, read_rows, write_rows
+from toolkit.scaling.reach import study as reach_study
+from toolkit.scaling.reach.arms import ReachArm, ReachModel, arm_reach
+from toolkit.scaling.reach.cli import read_reach
+from toolkit.scaling.reach.report import accuracy_table, at_chance, findings
+from toolkit.scaling.reach.table import ReachRow, read_rows, write_rows
 
-ROOT = Path(toolkit.__file__).parents[1]
 SMALL = [
     "--arms",
     "[{name: full, patterns: ['Causal()']}, {name: sliding, patterns: ['Causal() & SlidingWindow(3)']}, "
@@ -34,12 +32,7 @@ pytestmark = pytest.mark.usefixtures("process_as_it_was")
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("attention_reach", ROOT / "experiments" / "attention_reach.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("attention_reach")
 
 
 class InThisProcess:
@@ -77,7 +70,13 @@ def test_cut_off_and_gone_on_with_it_is_the_same_study(
     rows = read_rows(whole / "results.csv")
     assert {(row.pattern, row.seed) for row in rows} == {(n, s) for n in ("full", "sliding", "moba") for s in (0, 1)}
     assert all(abs(row.flops / 6e7 - 1) < 0.01 for row in rows)
-    assert [row.reached for row in rows if (row.pattern, row.seed) == ("sliding", 0)] == [True, True, False, False, False]
+    assert [row.reached for row in rows if (row.pattern, row.seed) == ("sliding", 0)] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
     assert [row.certain for row in rows if (row.pattern, row.seed) == ("moba", 0)][-1] is False
     study, _ = read_reach([*SMALL, "--out", str(broken)], script.PRESETS, "", script.STUDIES)
     study.folder.claim(study.settings)
@@ -105,12 +104,12 @@ def test_a_dry_run_leaves_nothing(script: ModuleType, tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--arms", "[{name: a, patterns: ['Slidng(3)']}]"), "no pattern is called Slidng"),
+        (("--arms", "[{name: a, patterns: ['Slidng(3)']}]"), "nothing is called Slidng"),
         (("--arms", "[{name: a, patterns: [Causal()]}, {name: a, patterns: [Causal()]}]"), "arms=.*name of its own"),
         (("--task.distances", "[40]"), "distance=40"),
-        (("--flops", "3.1e5"), "flops=310000.0: it must be within 1% of whole steps"),
+        (("--flops", "3e6"), "flops=3000000.0: it must be within 1% of whole steps"),
         (("--preset", "desktop"), "preset='desktop'.*'laptop'"),
-        (("--training.learning_rat", "1"), "learning_rate"),
+        (("--training.rate", "1"), "training.rate"),
     ],
 )
 def test_what_cannot_be_used_is_refused(script: ModuleType, arguments: tuple[str, ...], message: str) -> None:

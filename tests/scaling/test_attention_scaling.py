@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from experiment_script import load_script, write_text
 
-import toolkit
 from toolkit.data import validation_windows
 from toolkit.scaling import sweep
-from toolkit.scaling.attention_arms import AttentionArms
-from toolkit.scaling.contexts import ContextStudies, read_context_studies
+from toolkit.scaling.attention.arms import AttentionArms
+from toolkit.scaling.attention.contexts import ContextStudies, read_context_studies
 
-ROOT = Path(toolkit.__file__).parents[1]
 BY_CLOCK = {"seconds", "seconds_wall"}
 pytestmark = pytest.mark.usefixtures("process_as_it_was")
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("attention_scaling", ROOT / "experiments" / "attention_scaling.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("attention_scaling")
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The demo made small: full attention and one arm both ways, two contexts, two budgets for the arm."""
-    folder = tmp_path_factory.mktemp("text")
-    rng = np.random.default_rng(0)
-    for number in range(12):
-        (folder / f"file{number}.txt").write_text(" ".join(rng.choice(["alpha", "beta", "loop", "x"], 400)))
+    folder = write_text(tmp_path_factory.mktemp("text"))
     arms = "[sliding-tokens, sliding-size]"
     settings = {
         "corpus.paths": f"[{folder}]",

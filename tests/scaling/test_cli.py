@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import yaml  # type: ignore[import-untyped]
+from experiment_script import ROOT, load_script, write_text
 
-import toolkit
 from toolkit.scaling import IsoFLOP, Study
 from toolkit.scaling.cli import read_study, run_experiment
 
-ROOT = Path(toolkit.__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "dense_vs_sparse.py"
 PRESETS = ROOT / "experiments" / "presets"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dense_vs_sparse", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("dense_vs_sparse")
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    rng = np.random.default_rng(0)
-    for number in range(12):
-        (folder / f"file{number}.txt").write_text(" ".join(rng.choice(["alpha", "beta", "loop", "x"], 400)))
-    return folder
+    return write_text(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture

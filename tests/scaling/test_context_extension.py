@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
+from experiment_script import ROOT, load_script, write_text
 
-import toolkit
-from toolkit.scaling import extension_study
 from toolkit.scaling.cli import run_experiment
-from toolkit.scaling.extension_cli import read_extension
+from toolkit.scaling.extension import study as extension_study
+from toolkit.scaling.extension.cli import read_extension
 
-ROOT = Path(toolkit.__file__).parents[1]
 PRESETS = ROOT / "experiments" / "presets" / "extension"
 BY_CLOCK = {"training_seconds", "evaluation_seconds", "load_average"}
 pytestmark = pytest.mark.usefixtures("process_as_it_was")
@@ -26,21 +23,13 @@ pytestmark = pytest.mark.usefixtures("process_as_it_was")
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("context_extension", ROOT / "experiments" / "context_extension.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("context_extension")
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The smoke preset on a small text of our own."""
-    folder = tmp_path_factory.mktemp("text")
-    rng = np.random.default_rng(0)
-    for number in range(12):
-        (folder / f"file{number}.txt").write_text(" ".join(rng.choice(["alpha", "beta", "loop", "x"], 400)))
+    folder = write_text(tmp_path_factory.mktemp("text"))
     settings = {
         "preset": "smoke",
         "corpus.paths": f"[{folder}]",

@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
+from experiment_script import load_script, write_text
 
-import toolkit
 from toolkit.scaling import sweep
-from toolkit.scaling.arms import RoutingArms
 from toolkit.scaling.cli import read_study
+from toolkit.scaling.routing.arms import RoutingArms
 
-ROOT = Path(toolkit.__file__).parents[1]
 BY_CLOCK = {"seconds", "seconds_wall"}
 pytestmark = pytest.mark.usefixtures("process_as_it_was")
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("routing_ablation", ROOT / "experiments" / "routing_ablation.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("routing_ablation")
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The demo made small: three arms, one of them not causal, two seeds, some 60 steps."""
-    folder = tmp_path_factory.mktemp("text")
-    rng = np.random.default_rng(0)
-    for number in range(12):
-        (folder / f"file{number}.txt").write_text(" ".join(rng.choice(["alpha", "beta", "loop", "x"], 400)))
+    folder = write_text(tmp_path_factory.mktemp("text"))
     settings = {
         "corpus.paths": f"[{folder}]",
         "corpus.validation_share": "0.3",

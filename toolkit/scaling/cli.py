@@ -186,19 +186,30 @@ def _preset(arguments: Sequence[str]) -> str:
 def make_study(parser: ArgumentParser, settings: Namespace, studies: Path) -> Study:
     """The study of these settings; its folder is ``<studies>/<preset>`` where they say no other."""
     made: Any = parser.instantiate(settings)
-    results = settings.clone()
-    for name in (*NOT_RESULTS, "dry_run", "preset"):
-        results.pop(name, None)
     return Study(
         corpus=made.corpus,
         shape=made.model,
         grid=made.grid,
         training=TrainingConfig(steps=1, **vars(settings.training)),
         parallel=ParallelConfig(settings.devices, settings.num_nodes, settings.accelerator, settings.strategy),
-        folder=StudyFolder(Path(settings.out) if settings.out else studies / settings.preset),
+        folder=study_folder(settings, studies),
         cache=Path(settings.cache),
         workers=settings.workers,
         threads=settings.threads,
         validation_windows=settings.validation_windows,
-        settings=parser.dump(results, skip_validation=True),
+        settings=resolved(parser, settings, NOT_RESULTS),
     )
+
+
+def study_folder(settings: Namespace, studies: Path) -> StudyFolder:
+    """``--out``, or the preset's own among ``studies``."""
+    return StudyFolder(Path(settings.out) if settings.out else studies / settings.preset)
+
+
+def resolved(parser: ArgumentParser, settings: Namespace, not_results: Sequence[str]) -> str:
+    """The settings that determine a study's results, as YAML: all but ``not_results``, the preset and --dry-run."""
+    results = settings.clone()
+    for name in (*not_results, "dry_run", "preset"):
+        results.pop(name, None)
+    text: str = parser.dump(results, skip_validation=True)
+    return text

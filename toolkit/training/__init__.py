@@ -15,6 +15,7 @@ from toolkit.training.precision import resolve_precision
 from toolkit.training.probe import probe_step_seconds, time_steps
 from toolkit.training.schedule import learning_rate_factor
 from toolkit.training.step import next_token_nll, training_loss
+from toolkit.training.task_training import TaskRun, train_on_task, with_budget
 
 if TYPE_CHECKING:
     from toolkit.training.batches import StepBatches
@@ -41,6 +42,7 @@ __all__ = [
     "RouterMonitor",
     "RunMetrics",
     "StepBatches",
+    "TaskRun",
     "TrainingConfig",
     "build_optimizer",
     "fit",
@@ -49,7 +51,9 @@ __all__ = [
     "probe_step_seconds",
     "resolve_precision",
     "time_steps",
+    "train_on_task",
     "training_loss",
+    "with_budget",
 ]
 
 

@@ -17,6 +17,7 @@ from toolkit.data.synthetic import (
     Needles,
     Passkey,
     SelectiveCopy,
+    SparseInduction,
     Task,
     TaskBatch,
     VariableTracking,
@@ -35,6 +36,9 @@ CASES: tuple[Task, ...] = (
     SelectiveCopy(length=48, count=4, symbols=12),
     Induction(length=40, distance=(2, 39), symbols=12),
     Induction(length=40, distance=17, symbols=12),
+    SparseInduction(length=40, distance=(4, 39), pairs=3, keys=6, values=12, fillers=4),
+    SparseInduction(length=40, distance=17, pairs=4, keys=6, values=12, fillers=4),
+    SparseInduction(length=64, distance=(4, 63), pairs=4, questions=2, keys=6, values=12, fillers=4),
     FirstTokenRecall(length=40, symbols=12),
     GlobalSummary(length=48, marks=8, fillers=4),
     GlobalSummary(length=48, marks=8, kind="count", fillers=4),
@@ -97,6 +101,17 @@ def _induction(task: Induction, tokens: list[int]) -> dict[int, int]:
     return {len(tokens) - 1: tokens[place + 1]}
 
 
+def _sparse_induction(task: SparseInduction, tokens: list[int]) -> dict[int, int]:
+    value: dict[int, int] = {}
+    asked = {}
+    for place, token in enumerate(tokens):
+        if token in value:
+            asked[place] = value[token]
+        elif token < task.keys:
+            value[token] = tokens[place + 1]
+    return asked
+
+
 def _first(task: FirstTokenRecall, tokens: list[int]) -> dict[int, int]:
     return {tokens.index(0): tokens[0]}
 
@@ -131,6 +146,7 @@ _SOLVERS: dict[type, Callable[[Any, list[int]], dict[int, int]]] = {
     VariableTracking: _variables,
     SelectiveCopy: _copying,
     Induction: _induction,
+    SparseInduction: _sparse_induction,
     FirstTokenRecall: _first,
     GlobalSummary: _summary,
     JsonKeyValue: _json,

@@ -17,6 +17,7 @@ from toolkit.data.synthetic.parse import TASKS, parse_task
 from toolkit.data.synthetic.passkey import Passkey
 from toolkit.data.synthetic.recall import MQAR
 from toolkit.data.synthetic.scoring import Bucket, TaskScore, exact_match, score
+from toolkit.data.synthetic.sparse_induction import SparseInduction
 from toolkit.data.synthetic.summary import FirstTokenRecall, GlobalSummary
 from toolkit.data.synthetic.task import NOT_ASKED, Task, TaskBatch
 from toolkit.data.synthetic.variables import VariableTracking
@@ -34,6 +35,7 @@ __all__ = [
     "Needles",
     "Passkey",
     "SelectiveCopy",
+    "SparseInduction",
     "Task",
     "TaskBatch",
     "TaskScore",

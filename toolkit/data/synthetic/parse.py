@@ -10,6 +10,7 @@ from toolkit.data.synthetic.json_records import JsonKeyValue
 from toolkit.data.synthetic.needles import Needles
 from toolkit.data.synthetic.passkey import Passkey
 from toolkit.data.synthetic.recall import MQAR
+from toolkit.data.synthetic.sparse_induction import SparseInduction
 from toolkit.data.synthetic.summary import FirstTokenRecall, GlobalSummary
 from toolkit.data.synthetic.task import Task
 from toolkit.data.synthetic.variables import VariableTracking
@@ -23,6 +24,7 @@ TASKS: dict[str, type[Task]] = {
         VariableTracking,
         SelectiveCopy,
         Induction,
+        SparseInduction,
         FirstTokenRecall,
         GlobalSummary,
         JsonKeyValue,

@@ -1,0 +1,1 @@
+"""Attention patterns at equal compute over context lengths: arms, allocations, report."""

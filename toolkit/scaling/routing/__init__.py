@@ -1,0 +1,1 @@
+"""Ways to route at equal compute: arms, courses of training, report."""
