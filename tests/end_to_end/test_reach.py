@@ -66,7 +66,7 @@ def test_beyond_the_window_there_is_chance_and_within_it_the_answer(name: str) -
         assert interval.low <= task(distance).chance <= interval.high
 
 
-@pytest.mark.parametrize("name", ["last-full", pytest.param("globals-scattered", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["last-full", "globals-scattered"])
 def test_a_full_last_layer_or_scattered_globals_know_every_distance(name: str) -> None:
     for distance in (*WITHIN, *BEYOND):
         assert right(name, distance) > 0.8 * ROWS
