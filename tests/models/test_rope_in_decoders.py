@@ -107,3 +107,17 @@ def test_different_layers_have_different_bases() -> None:
     model = Decoder(DecoderConfig(30, 8, tuple(BlockConfig(each, FeedForwardConfig(8)) for each in (local, far))))
     ropes = [block.attention.rope for block in model.blocks]
     assert [(rope.base, rope.scaling) for rope in ropes] == [(1e4, None), (1e6, YaRNScaling(8, 64))]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rope_fraction": 0.1}, "fraction=0.1"),
+        ({"rope_fraction": -1.0}, "fraction=-1.0"),
+        ({"rope_scaling": "LongRoPEScaling((1, 1, 1), (1, 1, 1), original_length=8, factor=2)"}, "short_factors"),
+    ],
+)
+def test_what_does_not_fit_a_head_is_refused_by_the_config(settings: dict[str, object], message: str) -> None:
+    block = BlockConfig(AttentionConfig(2, **settings), FeedForwardConfig(8))
+    with pytest.raises(ValueError, match=message):
+        DecoderConfig(30, 16, (block,))

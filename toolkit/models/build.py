@@ -10,10 +10,8 @@ from toolkit.layers import (
     FeedForward,
     MixtureOfDepths,
     MoE,
-    RotaryEmbedding,
     SelfAttention,
     ZeroComputationExperts,
-    parse_scaling,
 )
 from toolkit.models.config import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.routing import build_router, parse_adjustment
@@ -32,26 +30,19 @@ def build_block(
 def build_attention(config: AttentionConfig, dim: int) -> SelfAttention:
     """Self-attention with its rotary embedding and pattern."""
     head_dim = config.head_dim or dim // config.heads
-    rope = None if config.rope_base is None else _rope(config, head_dim)
     return SelfAttention(
         dim,
         config.heads,
         config.kv_heads,
         head_dim,
         parse_sparsity(config.pattern),
-        rope,
+        config.rope(dim),
         qk_norm=config.qk_norm,
         softcap=config.softcap,
         sinks=config.sinks,
         dropout_p=config.dropout_p,
         global_projections=config.global_projections,
     )
-
-
-def _rope(config: AttentionConfig, head_dim: int) -> RotaryEmbedding:
-    assert config.rope_base is not None
-    scaling = None if config.rope_scaling is None else parse_scaling(config.rope_scaling)
-    return RotaryEmbedding(head_dim, config.rope_base, scaling, config.rope_fraction, config.rope_interleaved)
 
 
 def build_feed_forward(config: FeedForwardConfig | MoEConfig, dim: int, vocab_size: int | None = None) -> nn.Module:

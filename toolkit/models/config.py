@@ -8,7 +8,7 @@ from typing import Any
 from toolkit.attention.selection import NativeSparse, parse_sparsity
 from toolkit.checks import require, require_choice, require_positive
 from toolkit.layers.experts import ACTIVATIONS
-from toolkit.layers.rotary import parse_scaling
+from toolkit.layers.rotary import RotaryEmbedding, parse_scaling
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,18 @@ class AttentionConfig:
             for name, default in (("rope_scaling", None), ("rope_fraction", 1.0), ("rope_interleaved", False)):
                 value = getattr(self, name)
                 require(value == default, name, value, f"{default} with rope_base=None: there is nothing to rotate")
+
+    def rope(self, dim: int) -> RotaryEmbedding | None:
+        """The rotary embedding of heads of tokens of width ``dim``; None for no position information.
+
+        Raises:
+            ValueError: if its settings do not fit a head.
+        """
+        if self.rope_base is None:
+            return None
+        scaling = None if self.rope_scaling is None else parse_scaling(self.rope_scaling)
+        head_dim = self.head_dim or dim // self.heads
+        return RotaryEmbedding(head_dim, self.rope_base, scaling, self.rope_fraction, self.rope_interleaved)
 
     @property
     def key_heads(self) -> int:
@@ -197,7 +209,7 @@ class DecoderConfig:
 
     Raises:
         ValueError: if a size is not positive, there is no layer, or a layer's heads do not divide
-            ``dim`` where its head_dim is not given.
+            ``dim`` where its head_dim is not given, or its rotary settings do not fit a head.
 
     >>> block = BlockConfig(AttentionConfig(heads=2), MoEConfig(hidden_dim=64, num_experts=8, top_k=2))
     >>> config = DecoderConfig(vocab_size=256, dim=32, blocks=(block,) * 2)
@@ -217,6 +229,7 @@ class DecoderConfig:
         for attention in {block.attention for block in self.blocks}:
             fits = attention.head_dim is not None or self.dim % attention.heads == 0
             require(fits, "heads", attention.heads, f"a divisor of dim={self.dim} when head_dim is not given")
+            attention.rope(self.dim)  # refuses what does not fit a head
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, for a run's folder."""

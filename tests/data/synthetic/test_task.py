@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -92,3 +93,13 @@ def test_a_teacher_forced_answer_is_the_input_after_it(task: Task) -> None:
 def test_a_bad_batch_is_refused_by_name(settings: dict[str, int], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         CASES[0].sample(**{"batch": 1, "seed": 0, **settings})
+
+
+@pytest.mark.parametrize("kind", TASKS.values(), ids=TASKS)
+def test_a_size_that_is_no_whole_number_is_refused_by_name(kind: type[Task]) -> None:
+    sizes = [field.name for field in fields(kind) if field.init and field.type == "int"]  # type: ignore[arg-type]
+    assert len(sizes) >= 2
+    for name in sizes:
+        for bad in (64.0, True, "64"):
+            with pytest.raises(ValueError, match=f"{name}=.*a whole number"):
+                kind(**{name: bad})

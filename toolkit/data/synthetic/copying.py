@@ -38,6 +38,7 @@ class SelectiveCopy(Task):
     symbols: int = 32
 
     def __post_init__(self) -> None:
+        self.require_whole()
         require_positive(count=self.count)
         require(self.symbols >= 2, "symbols", self.symbols, "at least 2")
         require(self.length >= 3 * self.count, "length", self.length, f"at least 3 count = {3 * self.count}")

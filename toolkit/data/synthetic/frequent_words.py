@@ -42,6 +42,7 @@ class FrequentWords(Task):
     words: int = 64
 
     def __post_init__(self) -> None:
+        self.require_whole()
         require_positive(top=self.top)
         require(self.alpha > 1, "alpha", self.alpha, "above 1")
         require(self.length > self.top, "length", self.length, f"more than top={self.top}")

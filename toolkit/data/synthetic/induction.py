@@ -47,6 +47,7 @@ class Induction(Task):
     symbols: int = 64
 
     def __post_init__(self) -> None:
+        self.require_whole()
         require_positive(length=self.length)
         require(self.symbols >= 3, "symbols", self.symbols, "at least 3")
         object.__setattr__(self, "distance", checked_distance(self.distance, self.length))

@@ -38,6 +38,7 @@ class JsonKeyValue(Task):
     length: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.require_whole()
         require_positive(pairs=self.pairs, key_length=self.key_length, value_length=self.value_length)
         right = f"at least enough for pairs={self.pairs} keys that differ, of 16^key_length"
         require(16**self.key_length >= self.pairs, "key_length", self.key_length, right)

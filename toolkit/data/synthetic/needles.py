@@ -48,6 +48,7 @@ class Needles(Task):
     fillers: int = 16
 
     def __post_init__(self) -> None:
+        self.require_whole()
         require_positive(keys=self.keys, values_per_key=self.values_per_key, fillers=self.fillers)
         require(1 <= self.queries <= self.keys, "queries", self.queries, f"between 1 and keys={self.keys}")
         require(self.key_ids >= self.keys, "key_ids", self.key_ids, f"at least keys={self.keys}")

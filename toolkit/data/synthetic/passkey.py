@@ -42,6 +42,7 @@ class Passkey(Task):
     words: int = 16
 
     def __post_init__(self) -> None:
+        self.require_whole()
         require_positive(digits=self.digits, words=self.words)
         least = 2 * self.digits + 2
         require(self.length >= least, "length", self.length, f"at least 2 digits + 2 = {least}")

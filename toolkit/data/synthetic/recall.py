@@ -44,7 +44,9 @@ class MQAR(Task):
     power: float = 0.01
 
     def __post_init__(self) -> None:
+        self.require_whole()
         require_positive(pairs=self.pairs, fillers=self.fillers, power=self.power)
+        require(self.power <= 32, "power", self.power, "at most 32: above, the last slot has all the weight there is")
         right = f"at least 4 pairs = {4 * self.pairs}"
         require(self.length >= 4 * self.pairs, "length", self.length, right)
         for name, count in (("keys", self.keys), ("values", self.values)):

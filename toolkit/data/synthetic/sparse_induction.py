@@ -50,6 +50,7 @@ class SparseInduction(Task):
     fillers: int = 16
 
     def __post_init__(self) -> None:
+        self.require_whole()
         require_positive(pairs=self.pairs, fillers=self.fillers)
         require(self.keys >= self.pairs, "keys", self.keys, f"at least pairs={self.pairs}")
         require(1 <= self.questions <= self.pairs, "questions", self.questions, f"from 1 to pairs={self.pairs}")

@@ -37,6 +37,7 @@ class FirstTokenRecall(Task):
     symbols: int = 32
 
     def __post_init__(self) -> None:
+        self.require_whole()
         require(self.length >= 2, "length", self.length, "at least 2")
         require(self.symbols >= 2, "symbols", self.symbols, "at least 2")
 
@@ -89,6 +90,7 @@ class GlobalSummary(Task):
     fillers: int = 16
 
     def __post_init__(self) -> None:
+        self.require_whole()
         require_choice("kind", self.kind, ("parity", "count"))
         require(self.marks >= 1, "marks", self.marks, "at least 1")
         require(self.fillers >= 1, "fillers", self.fillers, "at least 1")

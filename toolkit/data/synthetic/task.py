@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +91,17 @@ class Task(ABC):
     def answer_chance(self) -> float:
         """Expected share of whole answers got right without looking back."""
         return self.chance**self.answer_length
+
+    def require_whole(self) -> None:
+        """Refuse a size that is no whole number; every task asks first of all.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        for field in fields(self):  # type: ignore[arg-type]  # every task is a dataclass
+            if field.init and field.type == "int":
+                value = getattr(self, field.name)
+                require(type(value) is int, field.name, value, "a whole number")
 
     def sample(self, batch: int, seed: int, first_row: int = 0) -> TaskBatch:
         """Rows ``first_row`` to ``first_row + batch - 1`` of the endless sequence that (task, seed) determines.

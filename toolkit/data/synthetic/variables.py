@@ -45,6 +45,7 @@ class VariableTracking(Task):
     fillers: int = 16
 
     def __post_init__(self) -> None:
+        self.require_whole()
         require_positive(chains=self.chains, fillers=self.fillers)
         require(self.hops >= 0, "hops", self.hops, "at least 0")
         right = f"at least chains * (hops + 1) = {self._statements}"
