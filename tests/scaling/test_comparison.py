@@ -11,7 +11,7 @@ from synthetic_study import run_result
 
 from toolkit.scaling import RunResult
 from toolkit.scaling.comparison import compare, findings
-from toolkit.scaling.routing.course import RouterCourse
+from toolkit.scaling.course import RouterCourse
 
 LUCK = np.random.default_rng(0).normal(0, 0.05, 9)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from toolkit.scaling.claims import join_words
+from toolkit.scaling.course import RouterCourse
 from toolkit.scaling.results import RunResult
-from toolkit.scaling.routing.course import RouterCourse
 from toolkit.scaling.seeds import SeedMean, holm, mean_over_seeds, paired_difference
 
 

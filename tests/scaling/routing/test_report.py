@@ -10,8 +10,8 @@ from scipy import stats
 from synthetic_study import run_result
 
 from toolkit.scaling import RunResult, StudyDescription
+from toolkit.scaling.course import RouterCourse
 from toolkit.scaling.routing.arms import Arm, RoutingArms
-from toolkit.scaling.routing.course import RouterCourse
 from toolkit.scaling.routing.report import write_routing_report
 
 SHAPE = RoutingArms(

@@ -10,6 +10,7 @@ from toolkit.checks import require
 from toolkit.files import write_atomically
 from toolkit.scaling.claims import number, run_limits
 from toolkit.scaling.comparison import ArmResult, compare, findings
+from toolkit.scaling.course import RouterCourse, router_course
 from toolkit.scaling.document import (
     StudyDescription,
     bullets,
@@ -21,7 +22,6 @@ from toolkit.scaling.figures import COLOURS, ReportFigure
 from toolkit.scaling.isoflop import finite_runs
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.routing.arms import RoutingArms
-from toolkit.scaling.routing.course import RouterCourse, router_course
 from toolkit.scaling.routing.figures import plot_balance, plot_losses
 from toolkit.scaling.routing.tables import arms_table, health_table, loss_table
 from toolkit.scaling.study import Study

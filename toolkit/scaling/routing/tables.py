@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from toolkit.scaling.comparison import ArmResult
+from toolkit.scaling.course import FRACTIONS
 from toolkit.scaling.document import interval_cell, markdown_table, verdict_cell
 from toolkit.scaling.routing.arms import RoutingArms
-from toolkit.scaling.routing.course import FRACTIONS
 
 _LOSS_COLUMNS = (
     "arm | bits per byte | less `{baseline}` | | seeds | steps | ms a step | seconds | time / `{baseline}` | active | "

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from toolkit.scaling.routing.course import RouterCourse, router_course
+from toolkit.scaling.course import RouterCourse, router_course
 
 
 @pytest.fixture
