@@ -3,26 +3,33 @@
 from toolkit.scaling.document import StudyDescription
 from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.isoflop import IsoFLOPMinimum, isoflop_minima
+from toolkit.scaling.loss_surface import LossSurface, Optimum
 from toolkit.scaling.multiplier import ComputeMultiplier, compute_multiplier
 from toolkit.scaling.plan import Grid, IsoFLOP, ModelShape, PlannedRun, plan_isoflop
 from toolkit.scaling.report import study_multipliers, write_report
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.study import Study
+from toolkit.scaling.surface_fit import FittedSurface, SurfaceBootstrap, fit_loss_surface
 from toolkit.scaling.table import ResultsTable
 
 __all__ = [
     "ComputeMultiplier",
+    "FittedSurface",
     "Grid",
     "IsoFLOP",
     "IsoFLOPMinimum",
+    "LossSurface",
     "ModelShape",
+    "Optimum",
     "PlannedRun",
     "ResultsTable",
     "RunResult",
     "Study",
     "StudyDescription",
     "StudyFolder",
+    "SurfaceBootstrap",
     "compute_multiplier",
+    "fit_loss_surface",
     "isoflop_minima",
     "plan_isoflop",
     "study_multipliers",

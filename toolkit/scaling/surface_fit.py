@@ -1,0 +1,175 @@
+"""Loss surfaces from runs: variable projection, or Hoffmann's robust fit of log losses; and how sure they are.
+
+Both are of L(N, D) = E + A / N^alpha + B / D^beta (:class:`toolkit.scaling.loss_surface.LossSurface`).
+
+*Variable projection*: for given exponents the other three are a linear least-squares problem with no number below 0, so
+that a search over the two exponents finds all five. The squares are of losses in nats.
+
+*Huber*: Hoffmann et al.'s approach 3. With a = ln A, b = ln B, e = ln E, the sum over runs of
+
+    Huber_delta( LSE(a - alpha ln N, b - beta ln D, e) - ln L ),   LSE(x) = ln sum exp x.
+
+Source: Golub and Pereyra 1973 for the projection; Lawson and Hanson 1974 for non-negative least squares; Hoffmann et
+al. 2022 (arXiv 2203.15556), section 3.3; Besiroglu et al. 2024 (arXiv 2404.10102), who show where a mean in the place
+of the sum stops too early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+from scipy import optimize
+
+from toolkit.checks import require, require_choice, require_positive
+from toolkit.scaling.loss_surface import Floats, LossSurface, require_runs
+from toolkit.scaling.surface_descent import Objective, descend, surface_of
+
+METHODS = ("projection", "huber")
+
+DELTA = 1e-3
+"""Residuals of log losses above this count linearly (Hoffmann et al. 2022)."""
+
+STARTS = tuple(
+    np.linspace(low, high, count) for low, high, count in ((0, 25, 6), (0, 25, 6), (-1, 1, 5), (0, 2, 5), (0, 2, 5))
+)
+"""Where the robust fit begins: a, b, e, alpha, beta of Hoffmann et al.'s grid of 4,500."""
+
+
+@dataclass(frozen=True)
+class FittedSurface(LossSurface):
+    """A surface and the runs it was fitted to.
+
+    Attributes:
+        params, tokens, losses: of the runs, (runs,).
+        method: ``"projection"`` or ``"huber"``.
+        objective: what was minimised: the sum of squares, or of Huber losses.
+        irreducible: E where it was given.
+        delta: of the Huber loss.
+    """
+
+    params: Floats = field(repr=False)
+    tokens: Floats = field(repr=False)
+    losses: Floats = field(repr=False)
+    method: str
+    objective: float
+    irreducible: float | None
+    delta: float
+
+    def bootstrap(self, resamples: int = 4000, seed: int = 0) -> SurfaceBootstrap:
+        """The same fit of as many runs drawn with replacement, again and again, each begun at this one.
+
+        Raises:
+            ValueError: if ``resamples`` is below 2.
+        """
+        require(resamples >= 2, "resamples", resamples, "2 or more")
+        runs = len(self.params)
+        drawn = np.random.default_rng(seed).integers(runs, size=(resamples, runs))
+        weights = np.zeros((resamples, runs))
+        np.add.at(weights, (np.arange(resamples)[:, None], drawn), 1.0)
+        start = np.maximum([self.A, self.B, self.E], 1e-12)  # in logs, where nothing is 0
+        theta = np.tile([*np.log(start), self.alpha, self.beta], (resamples, 1))
+        runs_in_logs = np.log(self.params), np.log(self.tokens), np.log(self.losses)
+        found = descend(theta, Objective(*runs_in_logs, self.residual_delta), weights, self.irreducible)[0]
+        return SurfaceBootstrap(tuple(surface_of(row) for row in found))
+
+    @property
+    def residual_delta(self) -> float | None:
+        """Of the Huber loss of log losses; None for squares of losses in nats."""
+        return self.delta if self.method == "huber" else None
+
+
+@dataclass(frozen=True)
+class SurfaceBootstrap:
+    """Surfaces of resampled runs."""
+
+    surfaces: tuple[LossSurface, ...]
+
+    def values(self, name: str) -> Floats:
+        """One number of every surface: ``"E"``, ``"A"``, ``"B"``, ``"alpha"``, ``"beta"`` or ``"exponent"``."""
+        return np.array([getattr(surface, name) for surface in self.surfaces])
+
+    def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
+        """The percentiles that leave (1 - level) / 2 on either side.
+
+        Raises:
+            ValueError: if ``level`` is not between 0 and 1.
+        """
+        require(0 < level < 1, "level", level, "between 0 and 1")
+        low, high = np.quantile(self.values(name), [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+
+def fit_loss_surface(
+    params: Sequence[float],
+    tokens: Sequence[float],
+    loss: Sequence[float],
+    method: str = "projection",
+    *,
+    irreducible: float | None = None,
+    delta: float = DELTA,
+) -> FittedSurface:
+    """Fit a loss surface to runs.
+
+    Args:
+        params, tokens, loss: of each run, (runs,); loss in nats.
+        method: ``"projection"`` or ``"huber"``, see the module.
+        irreducible: E, where it is not to be found.
+        delta: of the Huber loss.
+
+    Raises:
+        ValueError: if the runs are too few, of different lengths or not positive, or a setting is out of its range.
+    """
+    require_choice("method", method, METHODS)
+    require_positive(delta=delta)
+    require(irreducible is None or irreducible > 0, "irreducible", irreducible, "positive, or None")
+    n, d, nats = require_runs(params, tokens, loss)
+    if method == "huber":
+        surface, objective = _fit_huber(n, d, nats, irreducible, delta)
+    else:
+        surface, objective = _fit_projection(n, d, nats, irreducible)
+    numbers = surface.E, surface.A, surface.B, surface.alpha, surface.beta
+    return FittedSurface(*numbers, n, d, nats, method, objective, irreducible, delta)
+
+
+def _fit_projection(n: Floats, d: Floats, nats: Floats, fixed: float | None) -> tuple[LossSurface, float]:
+    """The best exponents of a grid, then from there; all five at once where none stands at its bound."""
+    grid = np.linspace(0.05, 1.5, 30)
+    scored = [(_linear(alpha, beta, n, d, nats, fixed)[1], alpha, beta) for alpha, beta in product(grid, grid)]
+    _, *start = min(scored)
+
+    def squares(exponents: Floats) -> float:
+        alpha, beta = exponents.tolist()
+        return _linear(alpha, beta, n, d, nats, fixed)[1] if min(alpha, beta) > 0 else np.inf
+
+    options = {"xatol": 1e-7, "fatol": 1e-16, "maxiter": 400}
+    alpha, beta = optimize.minimize(squares, start, method="Nelder-Mead", options=options).x
+    (e, a, b), objective = _linear(alpha, beta, n, d, nats, fixed)
+    if min(e, a, b) > 0:
+        theta = np.array([[np.log(a), np.log(b), np.log(e), alpha, beta]])
+        found, half = descend(theta, Objective(np.log(n), np.log(d), np.log(nats), None), np.ones((1, len(n))), fixed)
+        if 2 * half[0] <= objective:
+            return surface_of(found[0]), float(2 * half[0])
+    return LossSurface(*(float(value) for value in (e, a, b, alpha, beta))), objective
+
+
+def _linear(alpha: float, beta: float, n: Floats, d: Floats, nats: Floats, fixed: float | None) -> tuple[Floats, float]:
+    """(E, A, B), none below 0, of the least squares for these exponents, and the squares."""
+    columns = np.stack([np.ones_like(nats), n**-alpha, d**-beta], axis=1)
+    scale = columns.max(axis=0)
+    if fixed is None:
+        found, norm = optimize.nnls(columns / scale, nats)
+        return found / scale, float(norm**2)
+    found, norm = optimize.nnls(columns[:, 1:] / scale[1:], nats - fixed)
+    return np.array([fixed, *(found / scale[1:])]), float(norm**2)
+
+
+def _fit_huber(n: Floats, d: Floats, nats: Floats, fixed: float | None, delta: float) -> tuple[LossSurface, float]:
+    """The best of the grid's starts, all at once for some steps, the likeliest to the end."""
+    objective, ones = Objective(np.log(n), np.log(d), np.log(nats), delta), np.ones((1, len(n)))
+    theta, value = descend(np.array(list(product(*STARTS))), objective, ones, fixed, steps=25)
+    theta, value = descend(theta[np.argsort(value)[:64]], objective, ones, fixed)
+    best = int(np.argmin(value))
+    return surface_of(theta[best]), float(value[best])
