@@ -16,7 +16,8 @@ from toolkit.scaling.reach import study as reach_study
 from toolkit.scaling.reach.arms import ReachArm, ReachModel, arm_reach
 from toolkit.scaling.reach.cli import read_reach
 from toolkit.scaling.reach.report import accuracy_table, at_chance, findings
-from toolkit.scaling.reach.table import ReachRow, read_rows, write_rows
+from toolkit.scaling.reach.table import ReachRow
+from toolkit.scaling.row_table import RowTable
 
 SMALL = [
     "--arms",
@@ -67,7 +68,7 @@ def test_cut_off_and_gone_on_with_it_is_the_same_study(
     monkeypatch.setattr(reach_study, "as_completed", list)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     script.main([*SMALL, "--out", str(whole)])
-    rows = read_rows(whole / "results.csv")
+    rows = RowTable(whole / "results.csv", ReachRow).read()
     assert {(row.pattern, row.seed) for row in rows} == {(n, s) for n in ("full", "sliding", "moba") for s in (0, 1)}
     assert all(abs(row.flops / 6e7 - 1) < 0.01 for row in rows)
     assert [row.reached for row in rows if (row.pattern, row.seed) == ("sliding", 0)] == [
@@ -80,7 +81,7 @@ def test_cut_off_and_gone_on_with_it_is_the_same_study(
     assert [row.certain for row in rows if (row.pattern, row.seed) == ("moba", 0)][-1] is False
     study, _ = read_reach([*SMALL, "--out", str(broken)], script.PRESETS, "", script.STUDIES)
     study.folder.claim(study.settings)
-    write_rows(broken / "results.csv", [row for row in rows if row.seed == 0 and row.pattern != "moba"])
+    RowTable(broken / "results.csv", ReachRow).write([row for row in rows if row.seed == 0 and row.pattern != "moba"])
     trained: list[str] = []
     train = reach_study.train_and_ask
     monkeypatch.setattr(
@@ -125,16 +126,6 @@ def test_presets_are_plans_at_equal_flops(script: ModuleType, preset: str) -> No
     cuts = {arm.name: arm_reach(study.model, arm, study.task.length).cut for arm in study.arms}
     assert cuts["sliding"] == cuts["sliding-sinks"] == study.model.layers * 4
     assert cuts["full"] == cuts["sliding-last-full"] == cuts["sliding-globals"] == study.task.length - 1
-
-
-def test_rows_read_back_as_they_were(tmp_path: Path) -> None:
-    rows = [ROW, replace(ROW, seed=1, accuracy=0.1 + 0.2, reached=True)]
-    write_rows(tmp_path / "results.csv", rows)
-    assert read_rows(tmp_path / "results.csv") == rows
-    assert read_rows(tmp_path / "none.csv") == []
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="a table of pattern, seed"):
-        read_rows(tmp_path / "other.csv")
 
 
 def test_the_table_marks_what_is_beyond_reach() -> None:

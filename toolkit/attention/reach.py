@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from toolkit.attention.patterns import Causal, Pattern, SlidingWindow
+from toolkit.attention.patterns import Causal, Chunked, Pattern, Sinks, SlidingWindow
 from toolkit.attention.selection import MoBA, NativeSparse
 from toolkit.checks import require, require_positive
 
@@ -49,11 +49,12 @@ def seen_pairs(layer: Pattern | MoBA | NativeSparse, length: int, *, certain: bo
     if not certain:
         return Causal().mask(length, length)
     query, key = torch.arange(length)[:, None], torch.arange(length)
-    always = layer.block * (query // layer.block) <= key  # the own block
+    always = Chunked(layer.block).mask(length, length)  # the own block
     if isinstance(layer, NativeSparse):
         local = (query // layer.block - layer.local + 1) * layer.block <= key
-        always = always | local | (key < layer.initial * layer.block) | _compressed(layer, length)
-        always = always | SlidingWindow(layer.window).mask(length, length)
+        always = always | SlidingWindow(layer.window).mask(length, length) | local | _compressed(layer, length)
+        if layer.initial:
+            always = always | Sinks(layer.initial * layer.block).mask(length, length)
     return (key <= query) & (always | (query // layer.block < layer.top_k))
 
 

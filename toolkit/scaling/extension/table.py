@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.checks import require
-from toolkit.files import write_atomically
+from toolkit.scaling.row_table import RowTable
 
 BASE, AS_IS, TUNED = "base", "as is", "tuned"
 STAGES = (BASE, AS_IS, TUNED)
@@ -40,43 +36,11 @@ class Measurement:
     rows: int
 
 
-COLUMNS = tuple(field.name for field in fields(Measurement))
-
-
-class MeasurementTable:
-    """A CSV file that grows by whole groups: it is there as it was before a group or with all of it.
-
-    Args:
-        path: the file; made by the first :meth:`extend`.
-    """
+class MeasurementTable(RowTable[Measurement]):
+    """The figures of a study, by whole groups."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> list[Measurement]:
-        """Every figure, in the order they were added; an absent file has none.
-
-        Raises:
-            ValueError: the file has other columns.
-        """
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            header, *lines = list(csv.reader(file)) or [list(COLUMNS)]
-        require(tuple(header) == COLUMNS, str(self.path), header, f"a table with the columns {', '.join(COLUMNS)}")
-        return [
-            Measurement(int(seed), method, stage, int(length), metric, at, float(value), int(rows))
-            for seed, method, stage, length, metric, at, value, rows in lines
-        ]
-
-    def extend(self, group: Sequence[Measurement]) -> None:
-        """Add a group, and wait until it is on the disk."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(astuple(one) for one in [*self.read(), *group])
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, text.getvalue())
+        super().__init__(path, Measurement)
 
     def has(self, seed: int, method: str, stage: str, length: int, metric: str) -> bool:
         """Whether the group that this figure belongs to is in the table."""

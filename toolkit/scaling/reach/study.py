@@ -15,7 +15,8 @@ from toolkit.data.synthetic import SparseInduction, score
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.reach.arms import Reach, ReachArm, ReachModel, arm_reach
-from toolkit.scaling.reach.table import ReachRow, read_rows, write_rows
+from toolkit.scaling.reach.table import ReachRow
+from toolkit.scaling.row_table import RowTable
 from toolkit.training.config import TrainingConfig
 from toolkit.training.task_training import TaskRun, step_flops, train_on_task, with_budget
 
@@ -139,8 +140,8 @@ class ReachStudy:
 
     def run(self, tell: Callable[[str], None]) -> list[ReachRow]:
         """Train and ask whatever is not done yet; all rows, in planned order. ``tell`` hears of each finished run."""
-        table = self.folder.path / "results.csv"
-        rows = read_rows(table)
+        table = RowTable(self.folder.path / "results.csv", ReachRow)
+        rows = table.read()
         done = {(row.pattern, row.seed) for row in rows}
         todo = [run for run in self.runs if (run.arm.name, run.seed) not in done]
         with ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -150,7 +151,7 @@ class ReachStudy:
             try:
                 for future in as_completed(futures):
                     rows = self._ordered([*rows, *future.result()])
-                    write_rows(table, rows)
+                    table.write(rows)
                     last = future.result()[-1]
                     tell(f"{last.pattern}, seed {last.seed}: loss {last.loss:.3f} after {last.seconds:.0f} s")
             except BaseException:

@@ -1,16 +1,8 @@
-"""The table of a study of reach: an arm, seed and distance a line, by whole runs, so that a killed study goes on."""
+"""A row of the table of a study of reach: an arm, a seed, a distance."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
-from pathlib import Path
-from typing import Any
-
-from toolkit.checks import require
-from toolkit.files import write_atomically
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -41,30 +33,3 @@ class ReachRow:
     flops: float
     loss: float
     seconds: float
-
-
-COLUMNS = tuple(field.name for field in fields(ReachRow))
-_READ: dict[Any, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "bool": lambda text: text == "True"}
-
-
-def read_rows(path: Path) -> list[ReachRow]:
-    """The rows of the file; none where there is none.
-
-    Raises:
-        ValueError: if its columns are not those of :class:`ReachRow`, or a line is not whole.
-    """
-    if not path.exists():
-        return []
-    header, *lines = csv.reader(path.read_text(encoding="utf-8").splitlines())
-    require(tuple(header) == COLUMNS, str(path), header, f"a table of {', '.join(COLUMNS)}")
-    return [
-        ReachRow(*(_READ[field.type](text) for field, text in zip(fields(ReachRow), line, strict=True)))
-        for line in lines
-    ]
-
-
-def write_rows(path: Path, rows: Sequence[ReachRow]) -> None:
-    """Write the file anew; it appears whole or stays as it was."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *(astuple(row) for row in rows)])
-    write_atomically(path, text.getvalue())
