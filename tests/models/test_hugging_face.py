@@ -1,4 +1,4 @@
-"""Decoders against Hugging Face's Llama, Mistral and Mixtral: logits, gradients, folders, and what is refused."""
+"""Decoders against Hugging Face's Llama, Mistral and Mixtral: logits, gradients, folders, and what is not read."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hugging_face_cases import (
+    DENSE,
+    DIM,
+    HIDDEN,
+    MOE,
+    TOLERANCE,
+    VOCAB,
+    WINDOW,
+    assert_same_logits_and_gradients,
+    assert_same_weights,
+    config,
+    made,
+)
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from toolkit.layers import auxiliary_losses
 from toolkit.models import (
-    AttentionConfig,
-    BlockConfig,
-    Decoder,
     DecoderConfig,
     FeedForwardConfig,
     MoEConfig,
@@ -31,25 +39,6 @@ from toolkit.models.hf_weights import write_weights
 
 transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors.torch")
-
-VOCAB, DIM, HIDDEN = 37, 32, 48
-DENSE = FeedForwardConfig(HIDDEN)
-MOE = MoEConfig(HIDDEN, num_experts=4, top_k=2, z_loss=0.0)
-WINDOW = "Causal() & SlidingWindow({})"
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-
-
-def config(
-    feed_forward: FeedForwardConfig | MoEConfig = DENSE,
-    heads: int = 4,
-    kv_heads: int | None = 2,
-    tied_head: bool = True,
-    norm_eps: float = 1e-6,
-    **attention: Any,
-) -> DecoderConfig:
-    block = BlockConfig(AttentionConfig(heads, kv_heads, **attention), feed_forward)
-    return DecoderConfig(VOCAB, DIM, (block,) * 2, tied_head, norm_eps)
-
 
 CONFIGS = {
     "llama": config(kv_heads=None, tied_head=False),
@@ -64,75 +53,6 @@ CONFIGS = {
     "mixtral-window-100": config(MOE, pattern=WINDOW.format(100)),
 }
 every_config = pytest.mark.parametrize("settings", CONFIGS.values(), ids=CONFIGS)
-
-
-def made(settings: DecoderConfig, dtype: torch.dtype = torch.float32) -> Decoder:
-    """Norm weights away from 1, so that one in the wrong place is seen."""
-    decoder = Decoder(settings).to(dtype).eval()
-    with torch.no_grad():
-        for module in decoder.modules():
-            if isinstance(module, nn.RMSNorm):
-                module.weight.uniform_(0.5, 1.5)
-    return decoder
-
-
-def wholly_in_double(theirs: Any, decoder: Decoder) -> None:
-    """Hugging Face computes norms, routers' softmax and angles in fp32 whatever the dtype: the same in fp64.
-
-    Frequencies are fp32 in both, so both get the same table of them, whose last bits differ.
-    """
-    inv_freq = decoder.blocks[0].attention.rope.frequencies(1)[0]  # type: ignore[union-attr, operator]
-    theirs.model.rotary_emb.forward = partial(_angles, inv_freq.double())
-    for module in theirs.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            module.forward = partial(_norm, module)
-        if type(module).__name__ == "MixtralTopKRouter":
-            module.forward = partial(_route, module)
-
-
-def _angles(inv_freq: Tensor, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-    angles = (position_ids[..., None] * inv_freq).repeat(1, 1, 2)
-    return angles.cos(), angles.sin()
-
-
-def _norm(norm: Any, x: Tensor) -> Tensor:
-    y: Tensor = norm.weight * x * (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt()
-    return y
-
-
-def _route(router: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    logits = F.linear(x.flatten(0, -2), router.weight)
-    kept = logits.softmax(-1).topk(router.top_k)
-    return logits, kept.values / kept.values.sum(-1, keepdim=True), kept.indices
-
-
-def assert_same_logits_and_gradients(decoder: Decoder, theirs: Any) -> None:
-    dtype = decoder.embedding.weight.dtype
-    if dtype == torch.float64:
-        wholly_in_double(theirs, decoder)
-    ids = torch.randint(VOCAB, (2, 23))
-    mine, other = decoder(ids).logits, theirs(ids).logits
-    close = partial(torch.testing.assert_close, rtol=TOLERANCE[dtype])
-    close(mine, other, atol=TOLERANCE[dtype])
-    d_logits = torch.randn_like(mine)
-    mine.backward(d_logits)
-    other.backward(d_logits)
-    gradients = {name: parameter.grad for name, parameter in decoder.named_parameters()}
-    assert all(gradient is not None for gradient in gradients.values())
-    renamed = write_weights(decoder.config, gradients, "modules")  # type: ignore[arg-type]  # none is None
-    expected = dict(theirs.named_parameters())
-    assert renamed.keys() == expected.keys()
-    for name, gradient in renamed.items():
-        scale = max(1.0, float(expected[name].grad.abs().max()))
-        close(gradient, expected[name].grad, atol=TOLERANCE[dtype] * scale, msg=partial("{}: {}".format, name))
-
-
-def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
-    ours, theirs = one.state_dict(), other.state_dict()
-    assert ours.keys() == theirs.keys()
-    for name, weight in ours.items():
-        assert weight.dtype == theirs[name].dtype
-        assert torch.equal(weight, theirs[name]), name
 
 
 @every_config
@@ -412,95 +332,6 @@ def test_what_is_no_model_or_folder_of_theirs_is_refused(tmp_path: Path) -> None
     (tmp_path / "model.safetensors.index.json").unlink()
     with pytest.raises(ValueError, match=r"a folder with model\.safetensors or model\.safetensors\.index\.json"):
         from_hf(str(tmp_path))
-
-
-BLOCK, SPARSE = config().blocks[0], config(MOE).blocks[0]
-
-
-def layers(*blocks: BlockConfig) -> DecoderConfig:
-    return DecoderConfig(VOCAB, DIM, blocks)
-
-
-def attending(**settings: Any) -> BlockConfig:
-    return replace(BLOCK, attention=replace(BLOCK.attention, **settings))
-
-
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        (
-            layers(BLOCK, SPARSE),
-            r"blocks\[1\]\.feed_forward='MoEConfig': it must be FeedForwardConfig as in blocks\[0\]",
-        ),
-        (layers(SPARSE, SPARSE, BLOCK), r"blocks\[2\]\.feed_forward='FeedForwardConfig': it must be MoEConfig"),
-        (layers(SPARSE, replace(SPARSE, feed_forward=replace(MOE, top_k=3))), r"blocks\[1\]\.feed_forward\.top_k=3"),
-        (layers(BLOCK, attending(pattern=WINDOW.format(3))), r"blocks\[1\]\.attention\.pattern"),
-        (layers(BLOCK, attending(kv_heads=1)), r"blocks\[1\]\.attention\.kv_heads=1: it must be 2"),
-        (layers(BLOCK, replace(BLOCK, depth_capacity=0.5)), r"blocks\[1\]\.depth_capacity=0\.5: it must be None"),
-        (config(pattern="Full()"), r"blocks\[0\]\.attention\.pattern='Full\(\)'"),
-        (config(pattern="SlidingWindow(4)"), r"blocks\[0\]\.attention\.pattern"),
-        (config(pattern="Causal() & (SlidingWindow(4) | Sinks(1))"), r"pattern=.*it must be 'Causal\(\)' or"),
-        (config(pattern="Causal() & SlidingWindow(4) & ~Sinks(1)"), r"blocks\[0\]\.attention\.pattern"),
-        (config(pattern="MoBA(block=4, top_k=1)"), r"blocks\[0\]\.attention\.pattern='MoBA"),
-        (config(MOE, pattern="Causal() | Sinks(1)"), r"pattern=.* MixtralForCausalLM"),
-        (config(qk_norm=True), r"blocks\[0\]\.attention\.qk_norm=True: it must be False in a LlamaForCausalLM"),
-        (config(softcap=30.0), r"attention\.softcap=30\.0"),
-        (config(sinks=True), r"attention\.sinks=True"),
-        (config(rope_base=None), r"attention\.rope_base=None"),
-        (config(rope_scaling="NTKScaling(factor=2)"), r"attention\.rope_scaling='NTKScaling"),
-        (config(rope_fraction=0.5), r"attention\.rope_fraction=0.5"),
-        (config(rope_interleaved=True), r"attention\.rope_interleaved=True"),
-        (config(heads=3, kv_heads=1, head_dim=8), r"attention\.heads=3: it must be a divisor of dim=32"),
-        (config(FeedForwardConfig(HIDDEN, "gelu")), r"feed_forward\.activation='gelu'"),
-        (config(FeedForwardConfig(HIDDEN, bias=True)), r"feed_forward\.bias=True"),
-        (config(replace(MOE, shared_experts=1)), r"blocks\[0\]\.feed_forward\.shared_experts=1"),
-        (config(replace(MOE, zero_experts=1)), r"feed_forward\.zero_experts=1"),
-        (config(replace(MOE, z_loss=0.1)), r"feed_forward\.z_loss=0\.1: it must be 0\.0 .*for_evaluation=True"),
-        (config(replace(MOE, capacity_factor=1.5)), r"feed_forward\.capacity_factor=1\.5: .*for_evaluation=True"),
-        (config(replace(MOE, adjust=("TokenRounding(4)",))), r"feed_forward\.adjust="),
-        (config(replace(MOE, top_k=1)), r"feed_forward\.router=None: it must be 'TopKRouter\(normalize=True"),
-        (config(MoEConfig(HIDDEN, 4, 2, router="TopKRouter(score='sigmoid')")), r"feed_forward\.router=.*sigmoid"),
-        (config(MoEConfig(HIDDEN, 4, 2, router="HashRouter()")), r"feed_forward\.router='HashRouter\(\)'"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:normalize=True with top_k=1")
-def test_a_decoder_that_no_family_has_is_refused(settings: DecoderConfig, named: str, tmp_path: Path) -> None:
-    decoder = Decoder(settings)
-    with pytest.raises(ValueError, match=named):
-        to_hf(decoder)
-    with pytest.raises(ValueError, match=named):
-        save_hf(decoder, tmp_path / "folder")
-    assert not (tmp_path / "folder").exists()
-
-
-def test_what_only_training_sees_is_left_out_when_asked(tmp_path: Path) -> None:
-    moe = replace(MOE, z_loss=0.1, capacity_factor=1.0, drop_policy="position", recompute=True, causal=False)
-    decoder = made(config(moe))
-    assert_same_logits_and_gradients(decoder, to_hf(decoder, for_evaluation=True))
-    save_hf(decoder, tmp_path, for_evaluation=True)
-    assert from_hf(tmp_path).config == config(MOE)
-    with pytest.raises(ValueError, match="qk_norm"):
-        to_hf(made(config(moe, qk_norm=True)), for_evaluation=True)
-
-
-@pytest.mark.parametrize(
-    ("attention", "usual"),
-    [
-        ({"kv_heads": 4}, {"kv_heads": None}),
-        ({"head_dim": 8}, {}),
-        ({"pattern": "SlidingWindow(width=4) & Causal()"}, {"pattern": WINDOW.format(4)}),
-    ],
-)
-def test_another_way_to_write_the_same_is_accepted(attention: dict[str, Any], usual: dict[str, Any]) -> None:
-    assert from_hf(to_hf(made(config(**attention)))).config == config(**usual)
-
-
-def test_weights_of_several_dtypes_are_refused(tmp_path: Path) -> None:
-    decoder = made(config())
-    decoder.norm.double()
-    for verb in (to_hf, partial(save_hf, folder=tmp_path)):
-        with pytest.raises(ValueError, match="of one dtype"):
-            verb(decoder)
 
 
 def test_folders_need_no_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
