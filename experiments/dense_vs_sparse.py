@@ -14,7 +14,7 @@ import numpy as np
 
 from toolkit.scaling import RunResult, Study, study_multipliers, write_report
 from toolkit.scaling.cli import conduct, read_study, run_experiment
-from toolkit.scaling.isoflop import finite_runs
+from toolkit.scaling.laws.isoflop import finite_runs
 
 PRESETS = Path(__file__).parent / "presets"
 TITLE = "Dense against sparse at equal compute"

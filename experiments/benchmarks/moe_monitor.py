@@ -21,7 +21,7 @@ from toolkit.layers import MoE
 from toolkit.scaling import ModelShape
 from toolkit.training import LanguageModel, RouterMonitor, TrainingConfig, training_loss
 
-SHAPE, DIM = ModelShape(window=64), 64
+SHAPE, DIM = ModelShape(), 64
 TRAINING = TrainingConfig(steps=1, context=256, batch_size=8, precision="32-true")
 """As in ``experiments/presets/laptop.yaml``, at a width from the middle of its grid."""
 EVERY = TRAINING.log_every

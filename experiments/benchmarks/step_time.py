@@ -14,7 +14,6 @@ import statistics
 import torch
 
 from toolkit.scaling import ModelShape
-from toolkit.scaling.plan import FAMILIES
 from toolkit.training import TrainingConfig, time_steps
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -35,7 +34,7 @@ def main() -> None:
     )
     print(f"{'dim':>5} {'family':>14} {'precision':>11} {'ms/step':>8} {'/ dense fp32 (quartiles)':>26}")
     for dim in options.dims:
-        variants = [(family, precision) for precision in PRECISIONS for family in FAMILIES]
+        variants = [(family, precision) for precision in PRECISIONS for family in ModelShape().families]
         settings = {"steps": 1, "context": options.context, "batch_size": options.batch_size}
         configs = [
             (ModelShape().decoder(family, dim, 256), TrainingConfig(**settings, precision=precision))

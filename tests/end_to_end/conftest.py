@@ -45,8 +45,7 @@ def study(text: Path) -> Settings:
         "grid.budgets": "[{flops: 1.2e9, dims: [16]}]",
         "grid.families": "[dense, moe+window]",
         "grid.seeds": "2",
-        "model.num_experts": "4",
-        "model.window": "8",
+        "model.arms": "[{name: dense}, {name: moe+window, num_experts: 4, patterns: ['Causal() & SlidingWindow(8)']}]",
     }
 
 

@@ -44,9 +44,10 @@ def test_the_demo_s_table_is_the_report_s() -> None:
 
 
 def test_the_demo_trains_as_many_models_as_is_said() -> None:
-    demo = yaml.safe_load((ROOT / "experiments" / "presets" / "demo.yaml").read_text())["grid"]
-    cells = sum(len(budget["dims"]) * len(budget.get("families", demo["families"])) for budget in demo["budgets"])
-    runs = cells * demo["seeds"]
+    demo = yaml.safe_load((ROOT / "experiments" / "presets" / "demo.yaml").read_text())
+    families = [arm["name"] for arm in demo["model"]["arms"]]
+    cells = sum(len(budget["dims"]) * len(budget.get("families", families)) for budget in demo["grid"]["budgets"])
+    runs = cells * demo["grid"]["seeds"]
     assert f"trains {runs} tiny models" in README
     assert len((ROOT / "docs" / "demo" / "results.csv").read_text().splitlines()) == runs + 1
 

@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def process_as_it_was() -> Iterator[None]:
     """Training flushes denormals to zero and sets threads for its whole process."""
     environment = dict(os.environ)

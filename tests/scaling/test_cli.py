@@ -41,7 +41,7 @@ def base(text: Path, tmp_path: Path) -> list[str]:
         "validation_windows": "20",
         "grid.budgets": "[{flops: 4e8, dims: [16]}]",
         "grid.families": "[dense, moe]",
-        "model.num_experts": "4",
+        "model.arms": "[{name: dense}, {name: moe, num_experts: 4}]",
         "out": str(tmp_path / "study"),
     }
     return [part for name, value in settings.items() for part in (f"--{name}", value)]
@@ -82,9 +82,9 @@ def refusal(
         ("--preset", "argument --preset: expected one argument"),
         ("--training.context 100000", "context=100000: it must be at most "),
         ("--validation_windows 5000", "validation_windows=5000: it must be at most "),
-        ("--model.top_k 9", "top_k=9: it must be at most num_experts=4"),
+        ("--model.arms [{name:x,num_experts:4,top_k:9}]", "top_k=9: it must be at most num_experts=4"),
         ("--model.queries_per_kv_head 2", "queries_per_kv_head=2: it must be a divisor of the 1 heads at dim=16"),
-        ("--model.balance -1", "balance=-1.0: it must be 0 or more"),
+        ("--model.arms [{name:x,balance:-1}]", "balance=-1.0: it must be 0 or more"),
         ("--grid.budgets [{flops:1000,dims:[16]}]", "flops=1000.0: it must be at least "),
         ("--grid.budgets [{flops:1.5e7,dims:[16]}]", "flops=15000000.0: it must be within 1% of a whole number"),
         ("--grid.budgets [{flops:4e8,dims:[15]}]", "dims=15: it must be a multiple of 2"),
@@ -105,7 +105,7 @@ def refusal(
 def test_a_setting_that_cannot_be_used_is_named_with_what_would_be_right(
     refusal: Refusal, arguments: str, message: str
 ) -> None:
-    values = arguments.replace("flops:", "flops: ").replace("dims:", "dims: ").replace(",dims", ", dims")
+    values = arguments.replace(":", ": ").replace(",", ", ") if "{" in arguments else arguments
     parts = values.split(" ", 1) if "{" in values else values.split()
     assert refusal(*parts).startswith(message)
 
@@ -113,7 +113,7 @@ def test_a_setting_that_cannot_be_used_is_named_with_what_would_be_right(
 @pytest.mark.parametrize(
     ("arguments", "named", "suggested"),
     [
-        (("--model.topk", "3"), "--model.topk", "model.top_k"),
+        (("--model.layrs", "3"), "--model.layrs", "model.layers"),
         (("--grid.sedes", "3"), "--grid.sedes", "grid.seeds"),
         (("--training.batchsize=3",), "--training.batchsize", "training.batch_size"),
         (("--worker_count", "3"), "--worker_count", None),
@@ -132,7 +132,7 @@ def test_a_misspelled_setting_is_refused_with_the_nearest_that_exists(
 @pytest.mark.parametrize(
     ("content", "named", "suggested"),
     [
-        ({"model": {"topk": 3}}, "topk", "model.top_k"),
+        ({"model": {"layrs": 3}}, "layrs", "model.layers"),
         ({"grids": {"seeds": 3}}, "grids.seeds", "grid.seeds"),
         ({"trainin": {"context": 16}}, "trainin.context", "training.context"),
         ({"grid": {"budgets": [{"flop": 4e8, "dims": [16]}]}}, "flop", None),
@@ -207,7 +207,7 @@ def test_settings_refused_once_do_not_keep_the_folder_from_the_right_ones(refusa
 
 
 def test_from_a_shell_it_is_one_line_and_exit_code_2(base: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), *base, "--model.top_k", "9"]
+    command = [sys.executable, str(SCRIPT), *base, "--model.arms", "[{name: x, num_experts: 4, top_k: 9}]"]
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert run.returncode == 2
@@ -261,13 +261,13 @@ def test_dry_run_prints_the_plan_and_trains_nothing(
 
 
 def test_overrides_of_every_part_reach_the_study(base: list[str], tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("model: {layers: 3, window: 9}\ntraining: {weight_decay: 0.5}\n")
+    (tmp_path / "mine.yaml").write_text("model: {layers: 3}\ntraining: {weight_decay: 0.5}\n")
     more = {
         "config": str(tmp_path / "mine.yaml"),
         "grid.budgets": "[{flops: 1e9, dims: [16, 24]}, {flops: 3e9, dims: [24], families: [dense]}]",
-        "grid.families": "[dense, moe+window]",
+        "grid.families": "[dense, moe]",
         "grid.seeds": "3",
-        "model.top_k": "3",
+        "model.arms": "[{name: dense}, {name: moe, num_experts: 4, top_k: 3, patterns: ['Causal() & SlidingWindow(9)']}]",
         "training.schedule": "wsd",
         "training.log_every": "7",
         "devices": "2",
@@ -282,11 +282,10 @@ def test_overrides_of_every_part_reach_the_study(base: list[str], tmp_path: Path
     assert not dry_run
     assert study.grid.budgets == (IsoFLOP(1e9, (16, 24)), IsoFLOP(3e9, (24,), ("dense",)))
     assert study.shape.layers == 3
-    assert study.shape.window == 9
     assert (study.parallel.devices, study.parallel.strategy, study.parallel.accelerator) == (2, "ddp", "cpu")
     assert study.folder.path == tmp_path / "study"
     assert len(study.runs) == (2 * 2 + 1) * 3
-    sparse = next(run for run in study.runs if run.family == "moe+window")
+    sparse = next(run for run in study.runs if run.family == "moe")
     assert sparse.model.blocks[0].feed_forward.top_k == 3  # type: ignore[union-attr]
     assert sparse.model.blocks[0].attention.pattern == "Causal() & SlidingWindow(9)"
     assert (sparse.training.schedule, sparse.training.log_every, sparse.training.weight_decay) == ("wsd", 7, 0.5)
@@ -296,7 +295,7 @@ def test_overrides_of_every_part_reach_the_study(base: list[str], tmp_path: Path
 def test_every_preset_can_be_read(preset: str) -> None:
     study, _ = read_study(["--preset", preset], PRESETS, "")
     assert study.folder.path == Path("runs") / preset
-    assert {"dense", "moe"} <= set(study.grid.families)
+    assert {"dense", "moe"} <= set(study.shape.families)
 
 
 def test_demo_is_the_preset_unless_said_otherwise() -> None:

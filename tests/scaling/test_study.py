@@ -15,7 +15,7 @@ from rich.console import Console
 
 from toolkit.data import CorpusConfig
 from toolkit.parallel import ParallelConfig
-from toolkit.scaling import Grid, IsoFLOP, ModelShape, Study, StudyFolder, study
+from toolkit.scaling import Family, Grid, IsoFLOP, ModelShape, Study, StudyFolder, study
 from toolkit.training import TrainingConfig
 
 
@@ -32,7 +32,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(text: Path, tmp_path: Path) -> Study:
     return Study(
         corpus=CorpusConfig(paths=(str(text),), validation_share=0.3),
-        shape=ModelShape(layers=1, num_experts=4),
+        shape=ModelShape((Family("dense"), Family("moe", num_experts=4)), layers=1),
         grid=Grid((IsoFLOP(4e8, (16, 24)),), families=("dense", "moe"), seeds=2),
         training=TrainingConfig(steps=1, context=32, batch_size=4, precision="32-true"),
         parallel=ParallelConfig(accelerator="cpu"),

@@ -15,7 +15,7 @@ from synthetic_study import run_result
 
 from toolkit.data import CorpusConfig, prepare_corpus
 from toolkit.parallel import ParallelConfig
-from toolkit.scaling import Grid, IsoFLOP, ModelShape, PlannedRun, RunResult, StudyFolder, plan_isoflop, sweep
+from toolkit.scaling import Family, Grid, IsoFLOP, ModelShape, PlannedRun, RunResult, StudyFolder, plan_isoflop, sweep
 from toolkit.scaling.sweep import SweepSettings, run_sweep, step_seconds, train_one
 from toolkit.training import TrainingConfig
 
@@ -37,7 +37,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan(flops: float = 4e8, families: tuple[str, ...] = ("dense", "moe"), seeds: int = 2) -> list[PlannedRun]:
-    shape = ModelShape(layers=1, num_experts=4, window=8)
+    shape = ModelShape((Family("dense"), Family("moe", num_experts=4)), layers=1)
     return plan_isoflop(Grid((IsoFLOP(flops, (16,)),), families=families, seeds=seeds), shape, 256, BASE)
 
 

@@ -124,7 +124,7 @@ def test_damage_in_the_middle_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("token_entropy\n", "entropy\n", r"missing \['token_entropy'\], unknown \['entropy'\]"),
+        (",corpus\n", ",corpora\n", r"missing \['corpus'\], unknown \['corpora'\]"),
         ("run,family", "family,run", "another order"),
         (",seed", "", r"missing \['seed'\]"),
     ],

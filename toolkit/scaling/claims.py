@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from toolkit.scaling.isoflop import IsoFLOPMinimum, finite_runs, isoflop_minima, seed_noise
+from toolkit.scaling.laws.isoflop import IsoFLOPMinimum, finite_runs, isoflop_minima, seed_noise
 from toolkit.scaling.multiplier import ComputeMultiplier, Estimate
 from toolkit.scaling.results import RunResult
 

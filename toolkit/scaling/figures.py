@@ -5,8 +5,7 @@ One family has one colour (Okabe and Ito's colour-blind-safe set) and one marker
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from toolkit.checks import require
-from toolkit.scaling.isoflop import Array, Cell, IsoFLOPMinimum, cells_of, isoflop_minima
+from toolkit.scaling.laws.isoflop import Array, Cell, IsoFLOPMinimum, cells_of, isoflop_minima
 from toolkit.scaling.multiplier import ComputeMultiplier, Estimate, frontiers
+from toolkit.scaling.report_figure import ReportFigure
 from toolkit.scaling.results import RunResult
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _STYLE: dict[str, Any] = {"fontsize": 9}
-
-
-@dataclass(frozen=True)
-class ReportFigure:
-    """A PNG and what it shows, in words that name its runs."""
-
-    path: Path
-    caption: str
 
 
 def plot_isoflop(rows: Sequence[RunResult], path: Path) -> ReportFigure:
@@ -42,27 +34,28 @@ def plot_isoflop(rows: Sequence[RunResult], path: Path) -> ReportFigure:
         ValueError: no rows, or a loss that is not finite.
     """
     minima, cells = _analysed(rows)
+    looks = family_looks(cell.family for cell in cells)
     budgets = sorted({minimum.budget for minimum in minima})
-    figure, axes = _panels(len(budgets), width=3.4, height=3.6)
+    figure, axes = panels(len(budgets), width=3.4, height=3.6)
     for axis, budget in zip(axes, budgets, strict=True):
-        axis.set_title(f"{_flops(budget)} FLOPs", fontsize=10)
+        axis.set_title(f"{flops_text(budget)} FLOPs", fontsize=10)
         axis.set_xscale("log")
-        for family, (colour, marker) in _looks(cells).items():
+        for family, (colour, marker) in looks.items():
             members = [cell for cell in cells if (cell.family, cell.budget) == (family, budget)]
             runs = [row for row in rows if (row.family, row.budget) == (family, budget)]
             for minimum in minima:
                 if (minimum.family, minimum.budget) == (family, budget):
                     _draw_curve(axis, runs, members, minimum, (colour, marker))
-        _plain_ticks(axis)
+        plain_ticks(axis)
         axis.set_xlabel("active parameters", **_STYLE)
     axes[0].set_ylabel("validation loss (bits per byte)", **_STYLE)
-    _legend(figure, cells, extra=[("*", "minimum of the curve")])
+    draw_legend(figure, looks, extra=[("*", "minimum of the curve")])
     caption = (
         "IsoFLOP curves: all runs of the table. Small filled points are runs, one for each seed, hollow ones "
         "their means; the line is the parabola through the means, the star the minimum taken from it (or "
         "the best mean, where the parabola has no minimum within the sizes)."
     )
-    return save_figure(figure, path, caption)
+    return save_figure(figure, path, caption, run_names(rows))
 
 
 def plot_frontier(rows: Sequence[RunResult], path: Path, multipliers: Sequence[ComputeMultiplier] = ()) -> ReportFigure:
@@ -75,19 +68,20 @@ def plot_frontier(rows: Sequence[RunResult], path: Path, multipliers: Sequence[C
         ValueError: no rows, or a loss that is not finite.
     """
     minima, cells = _analysed(rows)
-    figure, (by_flops, by_seconds) = _panels(2, width=4.2, height=3.8)
+    looks = family_looks(cell.family for cell in cells)
+    figure, (by_flops, by_seconds) = panels(2, width=4.2, height=3.8)
     by_flops.set_xscale("log")
     by_seconds.set_xscale("log")
-    for family, (colour, marker) in _looks(cells).items():
+    for family, (colour, marker) in looks.items():
         members = [cell for cell in cells if cell.family == family]
         best = [minimum for minimum in minima if minimum.family == family]
         look: dict[str, Any] = {"color": colour, "marker": marker}
         by_flops.plot([point.budget for point in best], [point.loss for point in best], ms=6, lw=1.6, **look)
         points = [cell.seconds for cell in members], [cell.loss for cell in members]
         by_seconds.plot(*points, ls="none", ms=5, alpha=0.5, mew=0, **look)
-        by_seconds.plot(*_hull_line(members), color=colour, lw=1.6)
+        by_seconds.plot(*hull_line(members), color=colour, lw=1.6)
     for multiplier in multipliers:
-        colour = _looks(cells)[multiplier.family][0]
+        colour = looks[multiplier.family][0]
         _draw_multiplier(by_flops, multiplier.budget, multiplier.loss, multiplier.equal_flops, colour)
         reached = multiplier.seconds, multiplier.loss_at_seconds
         _draw_multiplier(by_seconds, *reached, multiplier.equal_seconds, colour)
@@ -96,17 +90,17 @@ def plot_frontier(rows: Sequence[RunResult], path: Path, multipliers: Sequence[C
     by_flops.set_ylabel("validation loss (bits per byte)", **_STYLE)
     for axis, title in ((by_flops, "equal FLOPs"), (by_seconds, "equal seconds")):
         axis.set_title(title, fontsize=10)
-        _plain_ticks(axis)
+        plain_ticks(axis)
     budgets = sorted({minimum.budget for minimum in minima})
     by_flops.xaxis.set_major_locator(FixedLocator(budgets))
-    _legend(figure, cells)
+    draw_legend(figure, looks)
     caption = (
         "Best loss against compute and against time: all runs of the table. Left, the minimum of each "
         "isoFLOP curve. Right, every size and budget (mean over seeds) and, as a line, the best that the "
         "family reaches in a given time (lower convex hull in log loss and log seconds)."
         + (" Dotted: from a family's best to the dense cost of the same loss." if multipliers else "")
     )
-    return save_figure(figure, path, caption)
+    return save_figure(figure, path, caption, run_names(rows))
 
 
 def plot_expert_load(load: Mapping[str, Array], steps: Array, path: Path, run: str) -> ReportFigure:
@@ -139,7 +133,12 @@ def plot_expert_load(load: Mapping[str, Array], steps: Array, path: Path, run: s
         f"Expert load over training in run `{run}`: each expert's share of the token assignments. White is "
         "perfect balance, 1/E with E experts, marked on the colour bar."
     )
-    return save_figure(figure, path, caption)
+    return save_figure(figure, path, caption, [run])
+
+
+def run_names(rows: Sequence[RunResult]) -> list[str]:
+    """Names of the runs, in the order of the table."""
+    return [row.run for row in rows]
 
 
 def _analysed(rows: Sequence[RunResult]) -> tuple[list[IsoFLOPMinimum], list[Cell]]:
@@ -147,11 +146,10 @@ def _analysed(rows: Sequence[RunResult]) -> tuple[list[IsoFLOPMinimum], list[Cel
     return isoflop_minima(rows), cells_of(rows)
 
 
-def _looks(cells: Sequence[Cell]) -> dict[str, tuple[str, str]]:
+def family_looks(families: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each family, in the order of the families' names: the same in every figure."""
-    families = sorted({cell.family for cell in cells})
     count = len(COLOURS)
-    return {name: (COLOURS[at % count], MARKERS[at % count]) for at, name in enumerate(families)}
+    return {name: (COLOURS[at % count], MARKERS[at % count]) for at, name in enumerate(sorted(set(families)))}
 
 
 def _draw_curve(
@@ -175,7 +173,7 @@ def _draw_curve(
     axis.plot(minimum.size, minimum.loss, "*", color=colour, ms=12, mec="black", mew=0.7, zorder=6)
 
 
-def _hull_line(cells: list[Cell]) -> tuple[Array, Array]:
+def hull_line(cells: list[Cell]) -> tuple[Array, Array]:
     """Seconds and loss (points,) along the hull of one family's cells."""
     frontier = frontiers(cells).seconds
     lowest = frontier.cost[frontier.loss[0].argmin()]  # more time reached nothing better
@@ -228,7 +226,7 @@ def blank_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Panels side by side that share the loss axis."""
     figure = blank_figure(max(width * count, 4.5), height)
     axes = list(np.atleast_1d(figure.subplots(1, count, sharey=True)))
@@ -240,7 +238,7 @@ def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]
     return figure, axes
 
 
-def _plain_ticks(axis: Axes) -> None:
+def plain_ticks(axis: Axes) -> None:
     """Label a log axis at 1, 2 and 5 where it spans little, so that it never has a lone tick."""
     low, high = axis.dataLim.intervalx
     if high / low < 1.001:  # one point has no extent to fill the axis with
@@ -249,37 +247,37 @@ def _plain_ticks(axis: Axes) -> None:
         return
     steps = (1.0, 2.0, 5.0) if high / low > 12 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
     axis.xaxis.set_major_locator(LogLocator(10, subs=steps))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_text(value)))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _number(value: float) -> str:
+def tick_text(value: float) -> str:
     """Short tick text: 50k, 1.5M, 3e11."""
     for limit, unit in ((1e9, ""), (1e6, "M"), (1e3, "k")):
         if value >= limit:
-            return _flops(value) if not unit else f"{value / limit:.3g}{unit}"
+            return flops_text(value) if not unit else f"{value / limit:.3g}{unit}"
     return f"{value:.3g}"
 
 
-def _flops(value: float) -> str:
+def flops_text(value: float) -> str:
     """3e11 rather than 3e+11."""
     return f"{value:.3g}".replace("e+", "e")
 
 
-def _legend(figure: Figure, cells: Sequence[Cell], extra: Sequence[tuple[str, str]] = ()) -> None:
+def draw_legend(figure: Figure, looks: Mapping[str, tuple[str, str]], extra: Sequence[tuple[str, str]] = ()) -> None:
     """One legend for all panels, above them."""
     axis = figure.axes[0]
     handles = [
         axis.plot([], [], color=colour, marker=marker, ms=5, lw=1.6, label=family)[0]
-        for family, (colour, marker) in _looks(cells).items()
+        for family, (colour, marker) in looks.items()
     ]
     handles += [axis.plot([], [], marker, color="white", mec="black", ms=10, label=label)[0] for marker, label in extra]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
 
 
-def save_figure(figure: Figure, path: Path, caption: str) -> ReportFigure:
-    """Write the PNG, its folder made if absent."""
+def save_figure(figure: Figure, path: Path, caption: str, runs: Iterable[str] = ()) -> ReportFigure:
+    """Write the PNG of the ``runs``, its folder made if absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, format="png")
-    return ReportFigure(path, caption)
+    return ReportFigure(path, caption, runs=tuple(runs))

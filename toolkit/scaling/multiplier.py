@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from toolkit.checks import require, require_positive
 from toolkit.scaling.hull import Frontier
-from toolkit.scaling.isoflop import Array, Cell, SeedNoise, cells_of, curve_minima, seed_noise
+from toolkit.scaling.laws.isoflop import Array, Cell, SeedNoise, cells_of, curve_minima, seed_noise
 from toolkit.scaling.results import RunResult
 
 _TAIL = 0.025  # of the 95% interval, on each side
@@ -71,7 +71,7 @@ def compute_multiplier(
 ) -> list[ComputeMultiplier]:
     """Tell how much of the baseline's compute, and of its time, buys the family's loss at each budget.
 
-    At equal FLOPs both sides are minima of isoFLOP curves (:mod:`toolkit.scaling.isoflop`). At equal
+    At equal FLOPs both sides are minima of isoFLOP curves (:mod:`toolkit.scaling.laws.isoflop`). At equal
     seconds both sides are the hull of all cells, size x budget, of loss against seconds, because the
     best size for the clock is not the best size for FLOPs. How a loss is converted to a cost between
     and beyond measured points is told in :mod:`toolkit.scaling.hull`.
@@ -110,7 +110,7 @@ def frontiers(cells: Sequence[Cell], losses: Array | None = None) -> Frontiers:
     """Build both frontiers of one family.
 
     Args:
-        cells: of one family, in the order of :func:`toolkit.scaling.isoflop.cells_of`.
+        cells: of one family, in the order of :func:`toolkit.scaling.laws.isoflop.cells_of`.
         losses: (draws, cells), bits per byte; by default the cells' own, one draw.
     """
     losses = np.array([[cell.loss for cell in cells]]) if losses is None else losses

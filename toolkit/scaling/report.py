@@ -17,7 +17,7 @@ from toolkit.scaling.document import (
     runs_section,
     study_section,
 )
-from toolkit.scaling.isoflop import finite_runs, isoflop_minima, seed_noise
+from toolkit.scaling.laws.isoflop import finite_runs, isoflop_minima, seed_noise
 from toolkit.scaling.multiplier import ComputeMultiplier, compute_multiplier
 from toolkit.scaling.results import RunResult
 

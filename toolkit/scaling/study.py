@@ -192,6 +192,7 @@ class Study:
             self.resolved_workers,
             self.threads,
             self.validation_windows,
+            code_version(),
         )
         return run_sweep(self.runs, settings, self.seconds)
 
@@ -210,8 +211,7 @@ class Study:
                 "pairs, router and chosen experts included, backward twice the forward.",
                 f"Bits per byte on {self.validation_windows} validation windows of {self.training.context} tokens, "
                 "the same for every run.",
-                f"Learning rate {self.grid.learning_rate_times_dim:g} / dim for every family; it was not tuned "
-                "for each.",
+                f"{self.grid.recipe.describe()} The same for every family; it was not tuned for each.",
             ),
             seconds_source="steps x the median time of one step of that model alone on the machine, all models timed "
             f"in turn in one process; validation, logging and Lightning's own overhead are not in it.{self._company()}",

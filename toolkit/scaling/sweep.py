@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from toolkit.compute.cost import KINDS, Cost
 from toolkit.data import Corpus, CorpusConfig, prepare_corpus
 from toolkit.files import write_atomically
 from toolkit.parallel import ParallelConfig, is_main_process
@@ -41,6 +42,7 @@ class SweepSettings:
         workers: runs at once, each in a process of its own; 1 runs them in this process.
         threads: CPU threads of each run.
         validation_count: validation windows, the same for every run.
+        code: version of the code that trains, as the rows tell it.
     """
 
     folder: StudyFolder
@@ -50,6 +52,7 @@ class SweepSettings:
     workers: int
     threads: int
     validation_count: int
+    code: str = ""
 
 
 def step_seconds(
@@ -216,7 +219,20 @@ def train_one(
         dropped_share=fitted.dropped_share,
         max_violation=fitted.max_violation,
         token_entropy=fitted.token_entropy,
+        layers=len(run.model.blocks),
+        batch_size=run.training.batch_size,
+        **_parameter_counts(run.cost),
+        training_bytes=round(run.memory(settings.parallel.world_size).training),
+        code=settings.code,
+        corpus=corpus.digest[:16],
     )
+
+
+def _parameter_counts(cost: Cost) -> dict[str, int]:
+    """The columns of a row that count parameters by kind."""
+    columns = {"experts": "expert", "shared_experts": "shared_expert", "norms": "norm"}
+    counts = {f"{columns.get(kind, kind)}_parameters": cost.parameters.get(kind, 0) for kind in KINDS}
+    return counts | {"active_expert_parameters": cost.active_parameters.get("experts", 0)}
 
 
 _worker: dict[str, Any] = {}

@@ -96,7 +96,7 @@ def test_every_run_of_a_preset_spends_its_budget_within_1_percent(preset: str) -
         for run in runs:
             assert run.training.context == context
             assert abs(run.flops["exact"] / run.budget - 1) <= TOLERANCE
-            assert run.training.learning_rate == grid.learning_rate_times_dim / run.model.dim
+            assert run.training.learning_rate == grid.recipe.learning_rate * grid.recipe.base_dim / run.model.dim
 
 
 @pytest.mark.parametrize("preset", NAMES)

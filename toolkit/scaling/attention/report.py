@@ -23,7 +23,7 @@ from toolkit.scaling.claims import join_words, number, run_limits
 from toolkit.scaling.comparison import ArmResult, compare, findings
 from toolkit.scaling.document import StudyDescription, bullets, figure_section, runs_section, study_section
 from toolkit.scaling.figures import ReportFigure
-from toolkit.scaling.isoflop import finite_runs
+from toolkit.scaling.laws.isoflop import finite_runs
 from toolkit.scaling.results import RunResult
 
 TITLE = "Attention at equal compute, by context"

@@ -19,7 +19,7 @@ from toolkit.scaling.document import (
     study_section,
 )
 from toolkit.scaling.figures import COLOURS, ReportFigure
-from toolkit.scaling.isoflop import finite_runs
+from toolkit.scaling.laws.isoflop import finite_runs
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.routing.arms import RoutingArms
 from toolkit.scaling.routing.figures import plot_balance, plot_losses

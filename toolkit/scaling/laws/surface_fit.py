@@ -1,6 +1,6 @@
 """Loss surfaces from runs: variable projection, or Hoffmann's robust fit of log losses; and how sure they are.
 
-Both are of L(N, D) = E + A / N^alpha + B / D^beta (:class:`toolkit.scaling.loss_surface.LossSurface`).
+Both are of L(N, D) = E + A / N^alpha + B / D^beta (:class:`toolkit.scaling.laws.surface.LossSurface`).
 
 *Variable projection*: for given exponents the other three are a linear least-squares problem with no number below 0, so
 that a search over the two exponents finds all five. The squares are of losses in nats.
@@ -24,8 +24,9 @@ import numpy as np
 from scipy import optimize
 
 from toolkit.checks import require, require_choice, require_positive
-from toolkit.scaling.loss_surface import Floats, LossSurface, require_runs
-from toolkit.scaling.surface_descent import Objective, descend, surface_of
+from toolkit.scaling.laws.descent import descend
+from toolkit.scaling.laws.surface import Floats, LossSurface, require_runs
+from toolkit.scaling.laws.surface_descent import SurfaceObjective, surface_of
 
 METHODS = ("projection", "huber")
 
@@ -72,7 +73,8 @@ class FittedSurface(LossSurface):
         start = np.maximum([self.A, self.B, self.E], 1e-12)  # in logs, where nothing is 0
         theta = np.tile([*np.log(start), self.alpha, self.beta], (resamples, 1))
         runs_in_logs = np.log(self.params), np.log(self.tokens), np.log(self.losses)
-        found = descend(theta, Objective(*runs_in_logs, self.residual_delta), weights, self.irreducible)[0]
+        objective = SurfaceObjective(*runs_in_logs, self.residual_delta)
+        found = descend(_fixed(theta, self.irreducible), objective, weights, _free(self.irreducible))[0]
         return SurfaceBootstrap(tuple(surface_of(row) for row in found))
 
     @property
@@ -149,7 +151,8 @@ def _fit_projection(n: Floats, d: Floats, nats: Floats, fixed: float | None) -> 
     (e, a, b), objective = _linear(alpha, beta, n, d, nats, fixed)
     if min(e, a, b) > 0:
         theta = np.array([[np.log(a), np.log(b), np.log(e), alpha, beta]])
-        found, half = descend(theta, Objective(np.log(n), np.log(d), np.log(nats), None), np.ones((1, len(n))), fixed)
+        squares_of = SurfaceObjective(np.log(n), np.log(d), np.log(nats), None)
+        found, half = descend(theta, squares_of, np.ones((1, len(n))), _free(fixed))
         if 2 * half[0] <= objective:
             return surface_of(found[0]), float(2 * half[0])
     return LossSurface(*(float(value) for value in (e, a, b, alpha, beta))), objective
@@ -168,8 +171,21 @@ def _linear(alpha: float, beta: float, n: Floats, d: Floats, nats: Floats, fixed
 
 def _fit_huber(n: Floats, d: Floats, nats: Floats, fixed: float | None, delta: float) -> tuple[LossSurface, float]:
     """The best of the grid's starts, all at once for some steps, the likeliest to the end."""
-    objective, ones = Objective(np.log(n), np.log(d), np.log(nats), delta), np.ones((1, len(n)))
-    theta, value = descend(np.array(list(product(*STARTS))), objective, ones, fixed, steps=25)
-    theta, value = descend(theta[np.argsort(value)[:64]], objective, ones, fixed)
+    objective, ones = SurfaceObjective(np.log(n), np.log(d), np.log(nats), delta), np.ones((1, len(n)))
+    starts = _fixed(np.array(list(product(*STARTS))), fixed)
+    theta, value = descend(starts, objective, ones, _free(fixed), steps=25)
+    theta, value = descend(theta[np.argsort(value)[:64]], objective, ones, _free(fixed))
     best = int(np.argmin(value))
     return surface_of(theta[best]), float(value[best])
+
+
+def _free(fixed: float | None) -> list[int]:
+    """Which of ln A, ln B, ln E, alpha, beta are to be found."""
+    return [0, 1, 2, 3, 4] if fixed is None else [0, 1, 3, 4]
+
+
+def _fixed(theta: Floats, fixed: float | None) -> Floats:
+    """theta (problems, 5) with E as given."""
+    if fixed is not None:
+        theta[:, 2] = np.log(fixed)
+    return theta

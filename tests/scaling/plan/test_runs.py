@@ -10,13 +10,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from toolkit.compute import cost, memory
-from toolkit.models import DecoderConfig, FeedForwardConfig, MoEConfig
+from toolkit.models import DecoderConfig
 from toolkit.scaling import Grid, IsoFLOP, ModelShape, PlannedRun, plan_isoflop
-from toolkit.scaling.plan import FAMILIES, TOLERANCE, data_warnings
+from toolkit.scaling.plan import TOLERANCE, Recipe, data_warnings
 from toolkit.training import TrainingConfig
 
 BASE = TrainingConfig(steps=1, context=32, batch_size=4, precision="32-true")
 DIMS = (8, 16, 24, 32)
+FAMILIES = ModelShape().families
 
 
 def plan(
@@ -43,7 +44,7 @@ def grids(draw: st.DrawFn) -> Grid:
 def test_every_run_spends_its_budget_within_1_percent(grid: Grid, batch_size: int, context: int) -> None:
     base = TrainingConfig(steps=1, context=context, batch_size=batch_size, precision="32-true")
     try:
-        runs = plan_isoflop(grid, ModelShape(num_experts=4), 256, base)
+        runs = plan_isoflop(grid, ModelShape(), 256, base)
     except ValueError as error:
         assert "flops=" in str(error)  # refused, never planned wrong
         assume(False)
@@ -68,7 +69,7 @@ def test_seeds_are_outermost_so_that_half_a_study_is_a_whole_one() -> None:
 
 def test_a_run_takes_its_own_steps_rate_and_seed_and_the_rest_from_the_base() -> None:
     base = TrainingConfig(steps=1, context=16, batch_size=2, schedule="wsd", weight_decay=0.3, precision="32-true")
-    (run,) = plan(IsoFLOP(1e10, (24,)), base=base, families=("moe",), seeds=1, learning_rate_times_dim=0.6)
+    (run,) = plan(IsoFLOP(1e10, (24,)), base=base, families=("moe",), seeds=1, recipe=Recipe(0.6, base_dim=1))
     assert run.training.learning_rate == pytest.approx(0.6 / 24)
     assert run.training.steps == round(1e10 / step_flops(run))
     own = {"steps", "learning_rate", "seed"}
@@ -79,81 +80,6 @@ def test_a_run_takes_its_own_steps_rate_and_seed_and_the_rest_from_the_base() ->
 def test_the_names_say_the_cell() -> None:
     (run,) = plan(IsoFLOP(1.5e11, (24,)), families=("moe+window",), seeds=1)
     assert run.name == "moe+window-dim24-flops1.5e11-seed0"
-
-
-@pytest.mark.parametrize("dim", [24, 64, 128])
-@pytest.mark.parametrize("windowed", ["", "+window"])
-def test_dense_and_moe_have_equal_active_parameters_up_to_the_router(dim: int, windowed: str) -> None:
-    shape = ModelShape(layers=3, feed_forward_ratio=4.0, num_experts=8, top_k=3, shared_experts=1)
-    dense, moe = (cost(shape.decoder(family + windowed, dim, 256), 32) for family in ("dense", "moe"))
-    routers = 3 * 8 * dim
-    assert moe.total_active_parameters == dense.total_active_parameters + routers
-    assert moe.active_parameters["router"] == routers
-    assert moe.parameters["experts"] == 8 / 3 * moe.active_parameters["experts"]
-    assert moe.training_flops["exact"] - dense.training_flops["exact"] == pytest.approx(6 * routers)
-
-
-def test_a_window_changes_no_parameter() -> None:
-    shape = ModelShape(window=4)
-    for family in ("dense", "moe"):
-        full, window = (cost(shape.decoder(name, 32, 256), 32) for name in (family, f"{family}+window"))
-        assert full.parameters == window.parameters
-        assert window.training_flops["exact"] < full.training_flops["exact"]
-
-
-def test_the_decoder_is_what_the_shape_says() -> None:
-    shape = ModelShape(
-        layers=3, head_dim=16, queries_per_kv_head=2, feed_forward_ratio=2.5, num_experts=6, top_k=2, shared_experts=1,
-        balance=0.03, z_loss=0.0, window=5, tied_head=False,
-    )  # fmt: skip
-    moe, dense = shape.decoder("moe+window", 64, 300), shape.decoder("dense", 64, 300)
-    assert (moe.vocab_size, moe.dim, len(moe.blocks), moe.tied_head) == (300, 64, 3, False)
-    attention = moe.blocks[0].attention
-    assert (attention.heads, attention.kv_heads, attention.head_dim) == (4, 2, 16)
-    assert attention.pattern == "Causal() & SlidingWindow(5)"
-    assert moe.blocks[2].feed_forward == MoEConfig(round(160 / 3), 6, 2, 1, 0.03, 0.0)
-    assert dense.blocks[0].attention.pattern == "Causal()"
-    assert dense.blocks[0].feed_forward == FeedForwardConfig(160)
-
-
-@pytest.mark.parametrize(
-    ("dim", "heads", "head_dim"), [(24, 1, 24), (64, 1, 64), (96, 1, 96), (128, 2, 64), (192, 3, 64)]
-)
-def test_a_width_is_shared_by_as_many_heads_as_fit(dim: int, heads: int, head_dim: int) -> None:
-    model: DecoderConfig = ModelShape(head_dim=64).decoder("dense", dim, 256)
-    assert (model.blocks[0].attention.heads, model.blocks[0].attention.head_dim) == (heads, head_dim)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        *[
-            ({name: 0}, f"{name}=0: it must be positive")
-            for name in ("layers", "head_dim", "queries_per_kv_head", "feed_forward_ratio", "num_experts", "top_k")
-        ],
-        ({"window": -1}, "window=-1: it must be positive"),
-        ({"top_k": 9}, "top_k=9: it must be at most num_experts=8"),
-        ({"shared_experts": -1}, "shared_experts=-1: it must be 0 or more"),
-    ],
-)
-def test_a_bad_shape_is_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ModelShape(**settings)
-
-
-@pytest.mark.parametrize(
-    ("family", "dim", "shape", "message"),
-    [
-        ("mixture", 32, ModelShape(), "families='mixture': it must be one of dense, moe, dense.window, moe.window"),
-        ("dense", 145, ModelShape(head_dim=64), "dims=145: it must be a multiple of 4: 2 heads"),
-        ("dense", 64, ModelShape(head_dim=32, queries_per_kv_head=4), "queries_per_kv_head=4: it must be a divisor of"),
-    ],
-)
-def test_a_width_or_family_that_makes_no_model_is_refused(
-    family: str, dim: int, shape: ModelShape, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        shape.decoder(family, dim, 256)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +100,6 @@ def test_a_bad_budget_is_refused(settings: dict[str, Any], message: str) -> None
     [
         ({"budgets": ()}, r"budgets=\(\): it must be at least one"),
         ({"seeds": 0}, "seeds=0: it must be positive"),
-        ({"learning_rate_times_dim": 0.0}, "learning_rate_times_dim=0.0: it must be positive"),
     ],
 )
 def test_a_bad_grid_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from synthetic_study import run_result, surface
 
-from toolkit.scaling.isoflop import cells_of, curve_minima, finite_runs, isoflop_minima, parabola, seed_noise
+from toolkit.scaling.laws.isoflop import cells_of, curve_minima, finite_runs, isoflop_minima, parabola, seed_noise
 
 
 def test_parabola_is_recovered_exactly() -> None:

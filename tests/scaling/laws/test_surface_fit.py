@@ -10,7 +10,7 @@ import pytest
 
 import toolkit
 from toolkit.scaling import LossSurface, fit_loss_surface
-from toolkit.scaling.surface_fit import METHODS
+from toolkit.scaling.laws.surface_fit import METHODS
 
 KNOWN = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 NAMES = ("E", "A", "B", "alpha", "beta")
