@@ -8,7 +8,7 @@ PRESET ?= demo
 RUNS ?= runs/$(PRESET)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format tensorboard clean
+.PHONY: help demo test test-all lint format docs serve-docs tensorboard clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ lint: $(VENV)/.dev ## formatter, linter and type checker
 format: $(VENV)/.dev ## rewrite the code as the formatter wants it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev ## the documentation as a site in runs/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+serve-docs: $(VENV)/.dev ## the same while you write it, at http://127.0.0.1:8000
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 tensorboard: $(VENV)/.base ## look at the runs of a study (RUNS=runs/demo)
 	$(BIN)/tensorboard --logdir $(RUNS)/runs

@@ -10,43 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from toolkit.scaling import RunResult, Study, study_multipliers, write_report
-from toolkit.scaling.cli import conduct, read_study, run_experiment
-from toolkit.scaling.laws.isoflop import finite_runs
+from toolkit.scaling.cli import run_experiment
+from toolkit.scaling.sparsity.cli import conduct_sparsity, read_sparsity
+from toolkit.scaling.sparsity.report import write_sparsity_report
 
 PRESETS = Path(__file__).parent / "presets"
-TITLE = "Dense against sparse at equal compute"
-QUESTION = (
-    "At the same training FLOPs, and in the same time on this machine, does a sparse decoder predict text better?"
-)
+STUDIES = Path("runs")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Plan, train what is not trained yet, and write the report."""
-    study, dry_run = read_study(arguments, PRESETS, __doc__ or "")
-    conduct(study, dry_run, write_study_report)
-
-
-def write_study_report(study: Study, rows: Sequence[RunResult]) -> Path:
-    """Figures and report.md in the study's folder."""
-    from toolkit.scaling.figures import plot_expert_load, plot_frontier, plot_isoflop
-
-    folder, finite = study.folder.path, finite_runs(rows)[0]
-    multipliers = study_multipliers(finite, "dense")
-    figures = [
-        plot_isoflop(finite, folder / "isoflop.png"),
-        plot_frontier(finite, folder / "frontier.png", multipliers),
-    ]
-    sparse = [row for row in finite if row.family.startswith("moe")]
-    if sparse:
-        best = min(sparse, key=lambda row: row.bits_per_byte)
-        with np.load(study.folder.run(best.run) / "load.npz") as saved:
-            loads = {name: saved[name] for name in saved.files if name != "steps"}
-            if len(saved["steps"]) > 1:  # a run shorter than log_every has one record, and no course to draw
-                figures.append(plot_expert_load(loads, saved["steps"], folder / "expert_load.png", best.run))
-    return write_report(folder, rows, study.description(TITLE, QUESTION), figures=figures)
+    study, dry_run = read_sparsity(arguments, PRESETS, __doc__ or "", STUDIES)
+    conduct_sparsity(study, dry_run, write_sparsity_report)
 
 
 if __name__ == "__main__":

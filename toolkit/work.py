@@ -1,8 +1,8 @@
 """The unit of compute accounting: what one operator multiplies and adds over one sequence.
 
 Every operator states its own work beside its code; ``toolkit.compute`` only sums. Only matrix
-products are work: norms, softmax, top-k and sorting are taken as free, as in Hoffmann et al. 2022
-(arXiv 2203.15556, appendix F) and Chowdhery et al. 2022 (arXiv 2204.02311, appendix B).
+products are work: norms, softmax, top-k and sorting are taken as free, as in Chowdhery et al. 2022
+(arXiv 2204.02311, appendix B); Hoffmann et al. 2022 (arXiv 2203.15556, appendix F) charge for the softmax.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Work:
         certainty: what a training forward's count of it depends on: ``"exact"``: on shapes alone. ``"bound"``: on
             data, and it is at most this. ``"balanced"``: on data, and it is this where loads are balanced, or as the
             router's balancer aims at; more or less elsewhere.
+        scores: query-key scores, one a head and pair, had no pair been masked: what a softmax is taken of, for a
+            convention that charges for it.
     """
 
     kind: str
@@ -47,6 +49,7 @@ class Work:
     backward: float = BACKWARD
     phase: str = "both"
     certainty: str = "exact"
+    scores: int = 0
 
     @classmethod
     def dense(cls, kind: str, multiply_adds: int) -> Work:

@@ -8,10 +8,11 @@ attention square the share is kept that the brute-force mask shows.
 
 from __future__ import annotations
 
-from toolkit.compute import cost, measure
+from toolkit.compute import CONVENTIONS, cost, measure
 from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
 
 CONTEXT = 128
+OTHERS = tuple(name for name in CONVENTIONS if name != "exact")
 DENSE, MOE = FeedForwardConfig(256), MoEConfig(128, num_experts=8, top_k=2)
 SHARED = MoEConfig(64, num_experts=16, top_k=3, shared_experts=1)
 WINDOW = "Causal() & SlidingWindow(32)"
@@ -32,16 +33,16 @@ MODELS = {
 def main() -> None:
     """Print the table, training FLOPs per token."""
     print(f"training FLOPs per token, width 64, context {CONTEXT}, vocabulary 256")
-    names = ("exact", "measured", "measured/exact", "palm/exact", "hardware/exact", "full_square/exact")
-    print(f"{'model':<24}" + "".join(f"{name:>18}" for name in names))
+    names = ("exact", "measured", "measured/exact", *(f"{other}/exact" for other in OTHERS))
+    print(f"{'model':<24}" + "".join(f"{name:>19}" for name in names))
     for name, blocks in MODELS.items():
         config = DecoderConfig(256, 64, tuple(blocks))
         flops = cost(config, CONTEXT).training_flops
         exact, measured = flops["exact"], measure(Decoder(config), CONTEXT).training_flops
-        ratios = [flops[other] / exact for other in ("palm", "hardware", "full_square")]
+        ratios = [flops[other] / exact for other in OTHERS]
         print(
-            f"{name:<24}{exact:>18,.0f}{measured:>18,.0f}{measured / exact:>18.6f}"
-            + "".join(f"{r:>18.3f}" for r in ratios)
+            f"{name:<24}{exact:>19,.0f}{measured:>19,.0f}{measured / exact:>19.6f}"
+            + "".join(f"{r:>19.3f}" for r in ratios)
         )
 
 

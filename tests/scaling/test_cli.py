@@ -267,7 +267,8 @@ def test_overrides_of_every_part_reach_the_study(base: list[str], tmp_path: Path
         "grid.budgets": "[{flops: 1e9, dims: [16, 24]}, {flops: 3e9, dims: [24], families: [dense]}]",
         "grid.families": "[dense, moe]",
         "grid.seeds": "3",
-        "model.arms": "[{name: dense}, {name: moe, num_experts: 4, top_k: 3, patterns: ['Causal() & SlidingWindow(9)']}]",
+        "model.arms": "[{name: dense}, {name: moe, num_experts: 4, top_k: 3, "
+        "patterns: ['Causal() & SlidingWindow(9)']}]",
         "training.schedule": "wsd",
         "training.log_every": "7",
         "devices": "2",

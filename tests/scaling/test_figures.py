@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from png import check, pixels
 from synthetic_study import run_result, study
 
-from toolkit.scaling.figures import ReportFigure, plot_expert_load, plot_frontier, plot_isoflop
+from toolkit.scaling.figures import flops_text, plot_expert_load, plot_frontier, plot_isoflop
 from toolkit.scaling.multiplier import compute_multiplier
-
-
-def pixels(path: Path) -> np.ndarray:
-    """Read a PNG by hand, checking every chunk's checksum; returns the decompressed, filtered bytes."""
-    data = path.read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    at, body, kinds = 8, b"", []
-    while at < len(data):
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        chunk = data[at + 8 : at + 8 + length]
-        assert int.from_bytes(data[at + 8 + length : at + 12 + length], "big") == zlib.crc32(kind + chunk)
-        body += chunk if kind == b"IDAT" else b""
-        kinds.append(kind)
-        at += 12 + length
-    assert kinds[-1] == b"IEND"
-    return np.frombuffer(zlib.decompress(body), dtype=np.uint8)
-
-
-def check(figure: ReportFigure) -> None:
-    assert len(np.unique(pixels(figure.path))) > 20  # not blank
-    assert figure.caption.endswith(".")
 
 
 @pytest.mark.parametrize("plot", [plot_isoflop, plot_frontier])
@@ -47,6 +26,7 @@ def test_figures_of_a_study(tmp_path: Path, plot, grid: dict) -> None:  # type: 
     figure = plot(study(**grid), tmp_path / "figures" / "figure.png")
     check(figure)
     assert "all runs of the table" in figure.caption
+    assert figure.runs == tuple(row.run for row in study(**grid))
 
 
 def test_frontier_marks_multipliers(tmp_path: Path) -> None:
@@ -77,6 +57,7 @@ def test_expert_load(tmp_path: Path) -> None:
     figure = plot_expert_load(load, np.arange(30) ** 2, tmp_path / "load.png", "moe-seed0")
     check(figure)
     assert "moe-seed0" in figure.caption
+    assert figure.runs == ("moe-seed0",)
 
 
 @pytest.mark.parametrize(
@@ -91,3 +72,9 @@ def test_expert_load(tmp_path: Path) -> None:
 def test_bad_load_is_refused(tmp_path: Path, load: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plot_expert_load(load, np.arange(30), tmp_path / "load.png", "run")
+
+
+@pytest.mark.parametrize(("value", "text"), [(3e11, "3e11"), (1e9, "1e9"), (1.25e10, "1.25e10"), (120.0, "120")])
+def test_flops_are_written_short(value: float, text: str) -> None:
+    assert flops_text(value) == text
+    assert float(text) == value

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from toolkit.parallel import ParallelConfig
 from toolkit.scaling import Family, Grid, IsoFLOP, ModelShape, PlannedRun, RunResult, StudyFolder, plan_isoflop, sweep
 from toolkit.scaling.sweep import SweepSettings, run_sweep, step_seconds, train_one
 from toolkit.training import TrainingConfig
+from toolkit.training import run as training_run
+from toolkit.training.progress import ReportProgress
 
 BASE = TrainingConfig(
     steps=1, context=32, batch_size=4, precision="32-true", evaluations=1, log_every=10, checkpoint_minutes=0.001
@@ -91,7 +94,7 @@ class Recorder:
         self.fails = fails
 
     def __call__(
-        self, run: PlannedRun, corpus: Any, how: SweepSettings, seconds: float, report: Any = None
+        self, run: PlannedRun, corpus: Any, how: SweepSettings, seconds: float, report: Any, beginnings: Any
     ) -> RunResult:
         self.trained.append(run.name)
         self.rows_before.append(len(how.folder.table.read()))
@@ -182,6 +185,102 @@ def test_hparams_say_what_the_run_is(text: Path, tmp_path: Path, monkeypatch: py
         "steps": training_config.steps,
     }
     assert given["validation_count"] == 20
+
+
+GROWING = replace(BASE, steps=10**6, batch_size=2, schedule="wsd", warmup_steps=3, decay_share=0.25)
+
+
+def plan_branches() -> list[PlannedRun]:
+    """Of two families runs of about 50, 70 and 100 steps; the last is the trunk of the others."""
+    grid = Grid(tuple(IsoFLOP(flops, (16,)) for flops in (1.7e8, 2.4e8, 3.4e8)), seeds=1)
+    return plan_isoflop(grid, ModelShape((Family("dense"), Family("moe", num_experts=4)), layers=1), 256, GROWING)
+
+
+BRANCHED = plan_branches()
+BRANCHED_SECONDS = {run.name: 0.01 for run in BRANCHED}
+
+
+@pytest.fixture(scope="module")
+def one_by_one(text: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("one_by_one")
+    return same(run_sweep(BRANCHED, settings(text, folder), BRANCHED_SECONDS))
+
+
+def branching(text: Path, folder: Path, workers: int = 1) -> SweepSettings:
+    return replace(settings(text, folder, workers), branch=True)
+
+
+def kept(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("runs/*/checkpoints/step*.ckpt")}
+
+
+def branched_from(folder: Path) -> dict[str, Any]:
+    return {run.name: json.loads((folder / "runs" / run.name / "run.json").read_text())["branch"] for run in BRANCHED}
+
+
+def check_branched(folder: Path) -> None:
+    """All but the trunks were begun from one, and nothing that was kept for them is left."""
+    trunks = {run.family: run.name for run in BRANCHED if run.budget == 3.4e8}
+    decays = {run.name: run.training.steps - round(run.training.steps / 4) for run in BRANCHED}
+    expected = {
+        run.name: None if run.budget == 3.4e8 else {"trunk": trunks[run.family], "step": decays[run.name]}
+        for run in BRANCHED
+    }
+    assert branched_from(folder) == expected
+    assert kept(folder) == set()
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_branches_give_what_the_runs_give_one_by_one(
+    text: Path, tmp_path: Path, one_by_one: list[str], workers: int
+) -> None:
+    rows = run_sweep(BRANCHED, branching(text, tmp_path, workers), BRANCHED_SECONDS)
+    assert same(rows) == one_by_one
+    assert [row.seconds for row in rows] == [pytest.approx(0.01 * run.training.steps) for run in BRANCHED]
+    assert all(row.flops_spent == pytest.approx(row.flops_planned) for row in rows)
+    check_branched(tmp_path)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize(("budget", "step"), [(3.4e8, 20), (3.4e8, 60), (1.7e8, 42), (2.4e8, 60)])
+def test_a_sweep_with_branches_may_be_cut_off_in_a_trunk_or_a_branch(
+    text: Path, tmp_path: Path, one_by_one: list[str], monkeypatch: pytest.MonkeyPatch, budget: float, step: int
+) -> None:
+    """The second trunk, before and after its first branch leaves it, or one of its branches; with checkpoints."""
+    (victim,) = (run.name for run in BRANCHED if (run.family, run.budget) == ("moe", budget))
+    trained: list[tuple[str, int]] = []
+
+    def update(progress: Any, name: str, done: int, steps: int) -> None:
+        trained.append((name, done))
+        if name == victim and done == step:
+            raise Killed
+
+    monkeypatch.setattr(training_run, "ReportProgress", functools.partial(ReportProgress, seconds=0.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep.SweepProgress, "update", update)
+        with pytest.raises(RuntimeError, match=f"run {victim} failed"):
+            run_sweep(BRANCHED, branching(text, tmp_path), BRANCHED_SECONDS)
+    finished = {row.run for row in StudyFolder(tmp_path).table.read()}
+    assert victim not in finished
+    monkeypatch.setattr(sweep.SweepProgress, "update", lambda *told: trained.append(told[1:3]))
+    rows = run_sweep(BRANCHED, branching(text, tmp_path), BRANCHED_SECONDS)
+    assert same(rows) == one_by_one
+    check_branched(tmp_path)
+    assert not {name for name, _ in trained[trained.index((victim, step)) + 1 :]} & finished
+
+
+def test_trunks_that_were_trained_without_branches_are_no_hindrance(
+    text: Path, tmp_path: Path, one_by_one: list[str]
+) -> None:
+    trunks = [run for run in BRANCHED if run.budget == 3.4e8]
+    run_sweep(trunks, settings(text, tmp_path), BRANCHED_SECONDS)
+    with pytest.warns(UserWarning, match="is trained from step 0"):
+        rows = run_sweep(BRANCHED, branching(text, tmp_path), BRANCHED_SECONDS)
+    assert same(rows) == one_by_one
+    assert set(branched_from(tmp_path).values()) == {None}
 
 
 def probe(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -61,6 +61,12 @@ def test_validation_does_not_depend_on_the_seed_and_training_does() -> None:
     assert not torch.equal(next(iter(one.train_dataloader())), next(iter(other.train_dataloader())))
 
 
+def test_validation_leaves_the_random_numbers_of_training_alone() -> None:
+    loader, before = batches().val_dataloader(), torch.get_rng_state()
+    assert len(list(loader)) == len(list(loader)) == 10
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_without_a_trainer_it_says_what_is_missing() -> None:
     text = corpus()
     data = StepBatches(text.train, text.validation, training(), 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -30,6 +31,12 @@ from toolkit.training import TrainingConfig
         ({"schedule": "linear"}, "schedule='linear': it must be one of 'cosine', 'wsd'"),
         ({"precision": "16-mixed"}, "precision='16-mixed': it must be one of"),
         ({"schedule": "wsd", "warmup_share": 0.5, "decay_share": 0.6}, "warmup_share=0.5: it must be at most"),
+        ({"warmup_steps": -1}, "warmup_steps=-1: it must be between 0 and 10"),
+        ({"warmup_steps": 11}, "warmup_steps=11: it must be between 0 and 10, what a decay of 0 leaves of 10 steps"),
+        (
+            {"schedule": "wsd", "decay_share": 0.3, "warmup_steps": 8},
+            "warmup_steps=8: it must be between 0 and 7, what a decay of 3 leaves of 10 steps, or None",
+        ),
     ],
 )
 def test_bad_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
@@ -39,6 +46,24 @@ def test_bad_settings_are_refused_by_name(settings: dict[str, Any], message: str
 
 def test_a_decay_that_cosine_does_not_have_limits_nothing() -> None:
     assert TrainingConfig(steps=10, schedule="cosine", warmup_share=0.9, decay_share=0.9).warmup_share == 0.9
+
+
+def test_a_warmup_in_steps_stands_in_place_of_the_share() -> None:
+    config = TrainingConfig(steps=100, warmup_share=0.5, warmup_steps=7)
+    assert config.warmup == 7
+    assert replace(config, warmup_steps=0).warmup == 0
+    assert replace(config, warmup_steps=None).warmup == 50
+    assert TrainingConfig(steps=100, schedule="wsd", decay_share=0.9, warmup_share=1.0, warmup_steps=10).warmup == 10
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(TrainingConfig)])
+def test_what_the_steps_before_the_decay_depend_on(name: str) -> None:
+    """All settings but the run's and the decay's length and depth, and what trains nothing; the warmup in steps."""
+    values: dict[str, Any] = {"schedule": "cosine", "precision": "64-true", "validation_block": 256, "warmup_steps": 3}
+    config = TrainingConfig(steps=100, schedule="wsd", warmup_steps=9)
+    other = replace(config, **{name: values[name] if name in values else getattr(config, name) / 2 or 1})
+    free = {"steps", "warmup_share", "decay_share", "final_share", "evaluations", "checkpoint_minutes"}
+    assert (other.until_decay == config.until_decay) == (name in free)
 
 
 def test_tokens_of_a_step() -> None:

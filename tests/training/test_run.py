@@ -154,6 +154,19 @@ def test_a_run_that_is_cut_off_goes_on_as_if_it_had_not_been(
 
 
 @pytest.mark.usefixtures("report_each_step")
+def test_a_run_whose_folder_was_moved_still_has_one_last_checkpoint(tmp_path: Path) -> None:
+    config = training(checkpoint_minutes=EVERY_STEP)
+    with pytest.raises(Killed):
+        fit_in(tmp_path / "here", config, report=kill_at(11))
+    (tmp_path / "here").rename(tmp_path / "there")
+    with pytest.raises(Killed):
+        fit_in(tmp_path / "there", config, report=kill_at(24))
+    assert [path.name for path in (tmp_path / "there" / "checkpoints").iterdir()] == ["last.ckpt"]
+    saved = torch.load(tmp_path / "there" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 23
+
+
+@pytest.mark.usefixtures("report_each_step")
 def test_in_64_bits_it_goes_on_exactly_too(tmp_path: Path) -> None:
     # Lightning by itself loads a checkpoint before it widens the model.
     config = training(precision="64-true", checkpoint_minutes=EVERY_STEP)

@@ -69,5 +69,43 @@ def test_wsd_is_flat_and_then_linear() -> None:
     assert [learning_rate_factor(80 + i, config) for i in range(21)] == pytest.approx([1 - i / 40 for i in range(21)])
 
 
+@st.composite
+def two_lengths(draw: st.DrawFn) -> tuple[TrainingConfig, TrainingConfig]:
+    """WSD runs of one warmup in steps, the second at least as long."""
+    warmup, share = draw(st.integers(0, 50)), draw(st.floats(0, 0.9))
+    least = math.ceil((warmup + 1) / (1 - share))
+    lengths = sorted(draw(st.tuples(st.integers(least, 900), st.integers(least, 900))))
+    settings = {"schedule": "wsd", "warmup_steps": warmup, "decay_share": share, "final_share": draw(st.floats(0, 1))}
+    short, long = (TrainingConfig(steps=steps, **settings) for steps in lengths)
+    return short, long
+
+
+@given(two_lengths())
+def test_with_the_warmup_in_steps_a_run_is_a_longer_one_until_it_decays(
+    runs: tuple[TrainingConfig, TrainingConfig],
+) -> None:
+    short, long = runs
+    assert short.until_decay == long.until_decay
+    assert short.decay_start <= long.decay_start
+    shared = range(short.decay_start + 1)  # at its start the decay has not lowered the rate yet
+    assert [learning_rate_factor(step, short) for step in shared] == [
+        learning_rate_factor(step, long) for step in shared
+    ]
+
+
+@given(two_lengths())
+def test_it_is_continuous_where_its_parts_meet(runs: tuple[TrainingConfig, TrainingConfig]) -> None:
+    """Extended to any real step, either side's line gives the peak at both seams, and the stable part is flat."""
+    config, _ = runs
+    start = config.decay_start
+    assert {learning_rate_factor(step, config) for step in range(max(config.warmup - 1, 0), start + 1)} == {1.0}
+    if config.warmup > 1:
+        before = learning_rate_factor(config.warmup - 2, config)
+        assert 1.0 - before == pytest.approx(1 / config.warmup)
+    if config.decay:
+        after = learning_rate_factor(start + 1, config)
+        assert 1.0 - after == pytest.approx((1 - config.final_share) / config.decay)
+
+
 def test_without_warmup_it_starts_at_the_peak() -> None:
     assert learning_rate_factor(0, TrainingConfig(steps=10, warmup_share=0.0)) == 1.0

@@ -34,6 +34,7 @@ def attention_work(
         square=per_pair * pattern.planes[0] * heads * q_len * seq_len,
         computed=per_pair * visited(pattern, q_len, seq_len, heads),
         computed_backward=COMPUTED_BACKWARD,
+        scores=pattern.planes[0] * heads * q_len * seq_len,
     )
 
 

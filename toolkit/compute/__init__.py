@@ -4,5 +4,17 @@ from toolkit.compute import formulas as formulas
 from toolkit.compute.cost import CONVENTIONS, Cost, cost
 from toolkit.compute.measure import Measured, measure
 from toolkit.compute.memory import Memory, memory
+from toolkit.compute.roofline import DEVICES, Roofline, roofline
 
-__all__ = ["CONVENTIONS", "Cost", "Measured", "Memory", "cost", "measure", "memory"]
+__all__ = [
+    "CONVENTIONS",
+    "DEVICES",
+    "Cost",
+    "Measured",
+    "Memory",
+    "Roofline",
+    "cost",
+    "measure",
+    "memory",
+    "roofline",
+]

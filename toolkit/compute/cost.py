@@ -14,7 +14,10 @@ from toolkit.layers import MixtureOfDepths, MoE
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.work import BACKWARD, CERTAINTIES, Work
 
-CONVENTIONS = ("exact", "palm", "hardware", "full_square")
+CONVENTIONS = ("exact", "palm", "hardware", "full_square", "chinchilla_f")
+
+SOFTMAX = 3
+"""FLOPs of a softmax for each of its numbers: exponential, sum and quotient (Hoffmann et al. 2022, appendix F)."""
 
 KINDS = ("embedding", "head", "attention", "feed_forward", "experts", "shared_experts", "router", "norms")
 
@@ -73,6 +76,9 @@ class Cost:
         ``hardware``: what the kernels run: whole tiles of 128 queries by 64 keys.
         ``palm``: 2 N + 4 L H Q T with N the active parameters (Chowdhery et al. 2022, arXiv 2204.02311,
         appendix B): full square, every parameter taken for a product.
+        ``chinchilla_f``: ``full_square`` with 3 FLOPs a score for the softmax, and without the head (Hoffmann et al.
+        2022, arXiv 2203.15556, appendix F, whose list has embeddings and logits, whose Table A4 has neither). What is
+        not in their list, such as routers, counts as in ``full_square``.
         """
         parts = [part for part in self.work if part.phase != "training"]
         needed, square, computed = (
@@ -84,6 +90,7 @@ class Cost:
             "palm": 2 * palm,
             "hardware": 2 * computed / self.seq_len,
             "full_square": 2 * square / self.seq_len,
+            "chinchilla_f": sum(map(_chinchilla_f, parts)) / self.seq_len,
         }
 
     @property
@@ -102,11 +109,17 @@ class Cost:
             "palm": (1 + BACKWARD) * self.forward_flops["palm"],
             "hardware": 2 * computed / self.seq_len,
             "full_square": 2 * square / self.seq_len,
+            "chinchilla_f": sum((1 + part.backward) * _chinchilla_f(part) for part in parts) / self.seq_len,
         }
 
     @property
     def _square_scores(self) -> int:
         return sum(part.square for part in self.work if part.kind == "scores")
+
+
+def _chinchilla_f(part: Work) -> int:
+    """FLOPs of a forward of ``part``, as Hoffmann et al. 2022 count them."""
+    return 0 if part.kind == "head" else 2 * part.square + SOFTMAX * part.scores
 
 
 @lru_cache(maxsize=1024)

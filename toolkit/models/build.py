@@ -14,6 +14,7 @@ from toolkit.layers import (
     ZeroComputationExperts,
 )
 from toolkit.models.config import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
+from toolkit.models.mup import is_output, width_ratio
 from toolkit.routing import build_router, parse_adjustment
 
 
@@ -92,10 +93,15 @@ def initialise(model: nn.Module, config: DecoderConfig) -> None:
     3) The embedding has standard deviation dim ** -0.5: tied to the head, logits of a normalised
        state then start with variance 1.
     4) Norms start at 1.
+
+    With ``mup_base_dim`` the embedding and the head have standard deviation mup_base_dim ** -0.5 at any width, and
+    routers and other maps to a few logits (mup_base_dim / dim) ** 0.5 times theirs: see :mod:`toolkit.models.mup`.
     """
-    shrink = (2 * len(config.blocks)) ** -0.5
+    shrink, ratio = (2 * len(config.blocks)) ** -0.5, width_ratio(config)
     for name, parameter in model.named_parameters():
         if name.endswith(("o_proj", "down_proj")):
             parameter.data.mul_(shrink)
         elif name in ("embedding.weight", "head.weight"):
-            nn.init.normal_(parameter, std=config.dim**-0.5)
+            nn.init.normal_(parameter, std=(config.mup_base_dim or config.dim) ** -0.5)
+        elif ratio != 1 and is_output(name):
+            parameter.data.mul_(ratio**0.5)

@@ -206,6 +206,9 @@ class DecoderConfig:
         blocks: the layers, first to last.
         tied_head: the output head is the embedding's matrix.
         norm_eps: epsilon of every RMSNorm.
+        mup_base_dim: the width at which a learning rate was found that is to be used at this one, by the maximal update
+            parametrisation (:mod:`toolkit.models.mup`): initialisation, rates and the logits' multiplier follow from
+            it. None: the standard initialisation, one rate and no multiplier, as also where it is ``dim``.
 
     Raises:
         ValueError: if a size is not positive, there is no layer, or a layer's heads do not divide
@@ -222,9 +225,12 @@ class DecoderConfig:
     blocks: tuple[BlockConfig, ...]
     tied_head: bool = True
     norm_eps: float = 1e-6
+    mup_base_dim: int | None = None
 
     def __post_init__(self) -> None:
         require_positive(vocab_size=self.vocab_size, dim=self.dim, norm_eps=self.norm_eps)
+        base = self.mup_base_dim
+        require(base is None or base > 0, "mup_base_dim", base, "positive, or None")
         require(len(self.blocks) > 0, "blocks", self.blocks, "at least one layer")
         for attention in {block.attention for block in self.blocks}:
             fits = attention.head_dim is not None or self.dim % attention.heads == 0

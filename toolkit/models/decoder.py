@@ -15,6 +15,7 @@ from toolkit.checks import require, require_positive
 from toolkit.layers import MoE, Sequences
 from toolkit.models.build import build_block, initialise
 from toolkit.models.config import DecoderConfig
+from toolkit.models.mup import learning_rate_factors, width_ratio
 from toolkit.work import Work
 
 
@@ -27,6 +28,9 @@ class DecoderOutput:
 
 class Decoder(nn.Module):
     """A pre-norm decoder-only transformer built from a :class:`DecoderConfig`.
+
+    Raises:
+        ValueError: with ``mup_base_dim``, if a layer has a parameter for which no muP rule is known.
 
     >>> from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig
     >>> block = BlockConfig(AttentionConfig(heads=2), FeedForwardConfig(hidden_dim=64))
@@ -43,6 +47,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(layers)
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.head = None if config.tied_head else nn.Linear(config.dim, config.vocab_size, bias=False)
+        learning_rate_factors(self)  # refuses what muP does not know
         initialise(self, config)
 
     def forward(
@@ -82,7 +87,8 @@ class Decoder(nn.Module):
         for layer, block in enumerate(self.blocks):
             x = block(x, cache, layer, sequences)
         weight = self.embedding.weight if self.head is None else self.head.weight
-        return DecoderOutput(F.linear(self.norm(x), weight))
+        state, ratio = self.norm(x), width_ratio(self.config)
+        return DecoderOutput(F.linear(state if ratio == 1 else ratio * state, weight))
 
     def work(self, seq_len: int) -> list[Work]:
         """Every product of a forward over one sequence; looking up the embedding is none."""

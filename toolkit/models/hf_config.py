@@ -98,8 +98,9 @@ def write_config(config: DecoderConfig, for_evaluation: bool = False, max_length
         max_length: the longest context that is served; None: what the rotary scaling says, or nothing.
 
     Raises:
-        ValueError: naming the block and the setting that no family of Hugging Face's has, or a ``max_length`` that is
-            not positive or that a dynamic scaling, whose own length has the same field, contradicts.
+        ValueError: naming the block and the setting that no family of Hugging Face's has, a ``mup_base_dim`` that is
+            not ``dim`` (their logits have no multiplier), or a ``max_length`` that is not positive or that a dynamic
+            scaling, whose own length has the same field, contradicts.
     """
     attention, feed_forward = config.blocks[0].attention, config.blocks[0].feed_forward
     window = window_of(attention.pattern)

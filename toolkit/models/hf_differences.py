@@ -24,7 +24,7 @@ TRAINING: dict[str, Any] = {
 
 
 def require_same(config: DecoderConfig, read: DecoderConfig, architecture: str, for_evaluation: bool) -> None:
-    """Raise a ``ValueError`` for the first setting of a block that ``read`` has otherwise.
+    """Raise a ``ValueError`` for a muP multiplier, or the first setting of a block that ``read`` has otherwise.
 
     Args:
         config: of the decoder.
@@ -32,6 +32,9 @@ def require_same(config: DecoderConfig, read: DecoderConfig, architecture: str, 
         architecture: whose words they were.
         for_evaluation: settings in ``TRAINING`` may differ.
     """
+    base, dim = config.mup_base_dim, config.dim
+    right = f"None, or dim={dim}, in a {architecture}, whose logits have no multiplier mup_base_dim / dim"
+    require(base in (None, dim), "decoder.config.mup_base_dim", base, right)
     for n, block in enumerate(config.blocks):
         here, expected = f"decoder.config.blocks[{n}]", read.blocks[0]
         kind, right = type(block.feed_forward).__name__, type(expected.feed_forward).__name__

@@ -12,6 +12,7 @@ from toolkit.checks import require
 from toolkit.layers.upcycling import check_sizes, upcycle_feed_forward
 from toolkit.models.config import BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.models.decoder import Decoder
+from toolkit.models.mup import width_ratio
 
 
 def upcycle(
@@ -77,6 +78,7 @@ def upcycle(
     for layer in chosen:
         dense, moe = (model.blocks[layer].feed_forward for model in (decoder, sparse))
         upcycle_feed_forward(dense, moe, noise, generator)  # type: ignore[arg-type]  # they are what the config says
+        moe.router.weight.data.mul_(width_ratio(sparse.config) ** 0.5)  # as muP starts it; 1 without
     return sparse
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from toolkit.scaling.laws.isoflop import IsoFLOPMinimum, finite_runs, isoflop_minima, seed_noise
 from toolkit.scaling.multiplier import ComputeMultiplier, Estimate
+from toolkit.scaling.origin import mixed_code
 from toolkit.scaling.results import RunResult
 
 Verdict = Literal["won", "lost", "undecided", "no interval", "unknown"]
@@ -18,7 +20,7 @@ _FLOPS_TOLERANCE = 0.01
 
 def number(value: float) -> str:
     """Write a number short: 3e11, 0.84, 120."""
-    return f"{value:.3g}".replace("e+", "e")
+    return re.sub(r"e\+?(-?)0*(?=\d)", r"e\1", f"{value:.3g}")
 
 
 def times(estimate: Estimate) -> str:
@@ -222,6 +224,8 @@ def run_limits(rows: Sequence[RunResult], diverged: Sequence[RunResult], planned
             f"{max(row.epochs for row in repeated):.2f} epochs): they are limited by data as well "
             "as by compute."
         )
+    if mixed_code(rows):
+        found.append(mixed_code(rows))
     if off:
         found.append(f"Spent more than 1% more or less FLOPs than planned: {join_words(off)}.")
     if dropped:

@@ -23,7 +23,18 @@ from toolkit.scaling.results import RunResult
 from toolkit.scaling.study import Study
 from toolkit.training.config import TrainingConfig
 
-NOT_RESULTS = ("config", "out", "cache", "workers", "threads", "devices", "num_nodes", "accelerator", "strategy")
+NOT_RESULTS = (
+    "config",
+    "out",
+    "other_code",
+    "cache",
+    "workers",
+    "threads",
+    "devices",
+    "num_nodes",
+    "accelerator",
+    "strategy",
+)
 """Settings that say where and how a study runs; the others, and what they come to, determine its results."""
 
 USER_ERROR = 2
@@ -76,6 +87,7 @@ def study_parser(description: str, shape: type[Shape] = ModelShape) -> ArgumentP
     parser.add_argument("--cache", type=str, default="runs/corpus", help="folder of tokenised corpora")
     parser.add_argument("--workers", type=int, default=0, help="runs at once; 0: one for every `threads` of the CPU")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
+    parser.add_argument("--other_code", type=bool, default=False, help="go on with runs of another version of the code")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and train nothing")
     return parser
 
@@ -198,6 +210,7 @@ def make_study(parser: ArgumentParser, settings: Namespace, studies: Path) -> St
         threads=settings.threads,
         validation_windows=settings.validation_windows,
         settings=resolved(parser, settings, NOT_RESULTS),
+        other_code=settings.other_code,
     )
 
 

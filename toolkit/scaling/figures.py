@@ -261,8 +261,9 @@ def tick_text(value: float) -> str:
 
 
 def flops_text(value: float) -> str:
-    """3e11 rather than 3e+11."""
-    return f"{value:.3g}".replace("e+", "e")
+    """3e9 rather than 3e+09."""
+    mantissa, mark, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if mark else mantissa
 
 
 def draw_legend(figure: Figure, looks: Mapping[str, tuple[str, str]], extra: Sequence[tuple[str, str]] = ()) -> None:

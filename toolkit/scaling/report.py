@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,8 @@ def write_report(
     *,
     caveats: Sequence[str] = (),
     figures: Sequence[ReportFigure] = (),
+    sections: Sequence[str] = (),
+    others: Mapping[str, Sequence[RunResult]] | None = None,
     table: str = "results.csv",
     resamples: int = 2000,
 ) -> Path:
@@ -65,6 +67,8 @@ def write_report(
         study: what was run.
         caveats: further sentences for "What this cannot claim".
         figures: to embed, in this order; see :mod:`toolkit.scaling.figures`.
+        sections: further ones, Markdown, after the multipliers.
+        others: runs besides that no claim above rests on, by the heading of their table.
         table: the name of the file that holds ``rows``.
         resamples: of the bootstrap.
 
@@ -79,12 +83,14 @@ def write_report(
         f"# {study.title}",
         *_answer_section(multipliers, study),
         *_multiplier_section(finite, multipliers, study, table),
+        *sections,
         *figure_section(figures, path.parent),
         *_minima_section(finite, table),
         "## What this cannot claim",
         bullets([*limits(rows, multipliers, study.planned_runs, study.seconds_source), *caveats]),
         *study_section(study),
         *runs_section(rows, table),
+        *(part for title, more in (others or {}).items() if more for part in runs_section(more, table, title)),
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "\n\n".join(sections) + "\n")

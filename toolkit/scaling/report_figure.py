@@ -46,10 +46,9 @@ class ReportFigure:
     def _source(self) -> list[str]:
         command = f"Drawn by `{self.command}`" if self.command else "Drawn"
         if not self.runs:
-            return [f"{command}."] if self.command else []
+            return [f"<small>{command}.</small>"] if self.command else []
         names = ", ".join(f"`{run}`" for run in self.runs)
         if len(self.runs) <= INLINE_RUNS:
-            return [f"{command} from {names}."]
-        return [
-            f"<details><summary>{len(self.runs)} runs behind it</summary>\n\n{command} from {names}.\n\n</details>",
-        ]
+            return [f"<small>{command} from {names}.</small>"]
+        summary = f"{'Command and the ' if self.command else ''}{len(self.runs)} runs behind it"
+        return [f"<details><summary>{summary}</summary>\n\n{command} from {names}.\n\n</details>"]

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from toolkit.files import write_atomically
 from toolkit.parallel import ParallelConfig, is_main_process
 from toolkit.scaling.document import StudyDescription
 from toolkit.scaling.folder import StudyFolder
+from toolkit.scaling.origin import require_one_origin
 from toolkit.scaling.plan import Grid, PlannedRun, Shape, data_warnings, plan_isoflop
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.sweep import SweepSettings, run_sweep, step_seconds
@@ -49,6 +51,8 @@ class Study:
         threads: CPU threads of each run.
         validation_windows: the same ones for every run.
         settings: everything that determines the results, as YAML.
+        other_code: go on where the folder's finished runs were trained by another version of the code.
+        rates: learning rates that a search found, by family; None for the recipe's own.
     """
 
     corpus: CorpusConfig
@@ -62,6 +66,8 @@ class Study:
     threads: int
     validation_windows: int
     settings: str
+    other_code: bool = False
+    rates: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         require(self.workers >= 0, "workers", self.workers, "0 (automatic) or more")
@@ -91,21 +97,26 @@ class Study:
     @cached_property
     def runs(self) -> list[PlannedRun]:
         """The plan."""
-        return plan_isoflop(self.grid, self.shape, self.prepared.tokenizer.vocab_size, self.training)
+        vocab_size = self.prepared.tokenizer.vocab_size
+        return plan_isoflop(self.grid, self.shape, vocab_size, self.training, self.rates)
 
     @cached_property
     def seconds(self) -> dict[str, float]:
         """Isolated seconds of one step, by run name; only the main process measures."""
-        if not is_main_process():
-            return {run.name: 0.0 for run in self.runs}
-        return step_seconds(self.runs, self.folder, self.threads, self.parallel.device)
+        return self.step_seconds(self.runs)
 
-    def trial_seconds(self) -> dict[str, float]:
-        """The same for a dry run: kept nowhere, and empty where trying out would take too long."""
-        on_cpu = self.parallel.device == "cpu"
-        if on_cpu and self.largest_step > DRY_RUN_STEP:
+    def step_seconds(self, runs: Sequence[PlannedRun]) -> dict[str, float]:
+        """The same of any runs of its settings."""
+        if not is_main_process():
+            return {run.name: 0.0 for run in runs}
+        return step_seconds(runs, self.folder, self.threads, self.parallel.device)
+
+    def trial_seconds(self, runs: Sequence[PlannedRun] | None = None) -> dict[str, float]:
+        """The same for a dry run (of the grid by default): kept nowhere, and empty where it would take too long."""
+        runs = self.runs if runs is None else runs
+        if self.parallel.device == "cpu" and largest_step(runs) > DRY_RUN_STEP:
             return {}
-        return step_seconds(self.runs, None, self.threads, self.parallel.device)
+        return step_seconds(runs, None, self.threads, self.parallel.device)
 
     @property
     def resolved_workers(self) -> int:
@@ -116,37 +127,34 @@ class Study:
             max(1, _cores() // self.threads) if self.parallel.device == "cpu" and self.parallel.world_size == 1 else 1
         )
 
-    def print_plan(self, console: Console, seconds: dict[str, float]) -> None:
+    def print_plan(self, console: Console, seconds: dict[str, float], runs: Sequence[PlannedRun] | None = None) -> None:
         """Every run's parameters, tokens, FLOPs, memory and time, what they add up to, and what is short.
 
         Args:
             console: where to print.
             seconds: isolated seconds of one step, by run name; empty if unknown.
+            runs: which; None for the grid's.
         """
-        table = Table(title=f"{len(self.runs)} runs on {len(self.prepared.train):,} training tokens", expand=False)
+        runs = self.runs if runs is None else runs
+        table = Table(title=f"{len(runs)} runs on {len(self.prepared.train):,} training tokens", expand=False)
         for column in ("run", "params", "active", "tokens", "epochs", "steps", "FLOPs", "/budget", "MB", "time s"):
             table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
-        for run in self.runs:
+        for run in runs:
             table.add_row(*self._plan_row(run), f"{run.training.steps * seconds[run.name]:.0f}" if seconds else "?")
         console.print(table)
-        for line in data_warnings(self.runs, len(self.prepared.train)):
+        for line in data_warnings(runs, len(self.prepared.train)):
             console.print(f"note: {line}", highlight=False)
-        flops = sum(run.flops["exact"] for run in self.runs)
-        console.print(f"{flops:.3g} FLOPs in all; {self._duration(seconds)}", highlight=False)
+        flops = sum(run.flops["exact"] for run in runs)
+        console.print(f"{flops:.3g} FLOPs in all; {self._duration(runs, seconds)}", highlight=False)
 
-    def _duration(self, seconds: dict[str, float]) -> str:
+    def _duration(self, runs: Sequence[PlannedRun], seconds: dict[str, float]) -> str:
         if not seconds:
-            return f"time unknown: a step takes up to {self.largest_step:.1e} FLOPs, too many to try out on this CPU"
-        total = sum(run.training.steps * seconds[run.name] for run in self.runs)
+            return f"time unknown: a step takes up to {largest_step(runs):.1e} FLOPs, too many to try out on this CPU"
+        total = sum(run.training.steps * seconds[run.name] for run in runs)
         return (
             f"training takes about {total / self.resolved_workers / 60:.1f} minutes with {self.resolved_workers} "
             f"runs at once ({total / 60:.1f} one by one; each model timed for a few throw-away steps)"
         )
-
-    @property
-    def largest_step(self) -> float:
-        """FLOPs of the plan's most expensive step."""
-        return max(run.flops["exact"] / run.training.steps for run in self.runs)
 
     def _plan_row(self, run: PlannedRun) -> tuple[str, ...]:
         return (
@@ -184,6 +192,23 @@ class Study:
 
     def run(self) -> list[RunResult]:
         """Train whatever is not finished yet; all finished rows, in planned order."""
+        return self.train(self.runs, self.seconds)
+
+    def train(self, runs: Sequence[PlannedRun], seconds: dict[str, float]) -> list[RunResult]:
+        """Train those of ``runs`` that are not finished yet; all finished rows of them, in their order.
+
+        Args:
+            runs: planned runs, the study's own or others of its settings.
+            seconds: isolated seconds of one step, by run name.
+
+        Raises:
+            ValueError: if the folder's finished runs are of another corpus, or of another version of the code and
+                ``other_code`` does not allow it.
+        """
+        if is_main_process():
+            names = {run.name for run in runs}
+            finished = [row for row in self.folder.table.read() if row.run in names]
+            require_one_origin(finished, code_version(), self.prepared.digest, self.other_code)
         settings = SweepSettings(
             self.folder,
             self.corpus,
@@ -194,7 +219,7 @@ class Study:
             self.validation_windows,
             code_version(),
         )
-        return run_sweep(self.runs, settings, self.seconds)
+        return run_sweep(runs, settings, seconds)
 
     def description(self, title: str, question: str) -> StudyDescription:
         """What the report says of how the study was made."""
@@ -211,7 +236,7 @@ class Study:
                 "pairs, router and chosen experts included, backward twice the forward.",
                 f"Bits per byte on {self.validation_windows} validation windows of {self.training.context} tokens, "
                 "the same for every run.",
-                f"{self.grid.recipe.describe()} The same for every family; it was not tuned for each.",
+                self._learning_rates(),
             ),
             seconds_source="steps x the median time of one step of that model alone on the machine, all models timed "
             f"in turn in one process; validation, logging and Lightning's own overhead are not in it.{self._company()}",
@@ -219,6 +244,13 @@ class Study:
             command=" ".join(["python", *sys.argv]),
             planned_runs=tuple(run.name for run in self.runs),
         )
+
+    def _learning_rates(self) -> str:
+        recipe = self.grid.recipe.describe()
+        if self.rates is None:
+            return f"{recipe} The same for every family; it was not tuned for each."
+        found = ", ".join(f"`{family}` {rate:.3g}" for family, rate in self.rates.items())
+        return f"{recipe} Each family's own at that width was searched for first: {found}."
 
     def _company(self) -> str:
         """A sentence for the report if the machine was not alone while steps were timed; else nothing."""
@@ -231,6 +263,11 @@ class Study:
             f" The machine was shared meanwhile (load average {load:g} on {_cores()} cores when timing began): times "
             "are too long, and between models, though they took turns, differences of a fifth mean little."
         )
+
+
+def largest_step(runs: Sequence[PlannedRun]) -> float:
+    """FLOPs of the most expensive step among the runs."""
+    return max(run.flops["exact"] / run.training.steps for run in runs)
 
 
 def machine() -> str:

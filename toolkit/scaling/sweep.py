@@ -21,8 +21,10 @@ from toolkit.compute.cost import KINDS, Cost
 from toolkit.data import Corpus, CorpusConfig, prepare_corpus
 from toolkit.files import write_atomically
 from toolkit.parallel import ParallelConfig, is_main_process
+from toolkit.scaling.beginnings import Beginnings
 from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.plan import PlannedRun
+from toolkit.scaling.plan.branches import branches, trunks_first
 from toolkit.scaling.progress import SweepProgress
 from toolkit.scaling.results import RunResult
 from toolkit.training.probe import probe_step_seconds
@@ -43,6 +45,9 @@ class SweepSettings:
         threads: CPU threads of each run.
         validation_count: validation windows, the same for every run.
         code: version of the code that trains, as the rows tell it.
+        branch: begin runs that are the beginning of a longer one from that one's checkpoint, see
+            :func:`toolkit.scaling.plan.branches.branches`. Each is what it would have been from step 0, but for
+            dropout and router noise, which are drawn anew from there on.
     """
 
     folder: StudyFolder
@@ -53,6 +58,7 @@ class SweepSettings:
     threads: int
     validation_count: int
     code: str = ""
+    branch: bool = False
 
 
 def step_seconds(
@@ -67,12 +73,13 @@ def step_seconds(
     known: dict[str, float] = {}
     if folder is not None and folder.step_seconds.exists():
         known = json.loads(folder.step_seconds.read_text())
-    if set(cells) - set(known):
+    missing = {cell: run for cell, run in cells.items() if cell not in known}
+    if missing:
         _settle(threads)
         where = "cuda" if device == "gpu" else "cpu"
         load = os.getloadavg()[0]
-        measured = probe_step_seconds([(run.model, run.training) for run in cells.values()], where)
-        known = dict(zip(cells, measured, strict=True))
+        measured = probe_step_seconds([(run.model, run.training) for run in missing.values()], where)
+        known |= dict(zip(missing, measured, strict=True))
         if folder is not None and folder.path.exists():
             write_atomically(folder.step_load, json.dumps(round(load, 2)) + "\n")
             write_atomically(folder.step_seconds, json.dumps(known, indent=2) + "\n")
@@ -85,6 +92,9 @@ def run_sweep(runs: Sequence[PlannedRun], settings: SweepSettings, seconds: dict
     A killed sweep is gone on with by calling this again: finished runs are not run again, and a run
     that was cut off goes on from its last checkpoint, or starts anew where it has none.
 
+    With ``settings.branch`` a branch waits until its trunk is in the table. The checkpoint that it begins from goes
+    when all that begin from it are in the table too.
+
     Args:
         runs: the plan.
         settings: how to execute it.
@@ -92,33 +102,46 @@ def run_sweep(runs: Sequence[PlannedRun], settings: SweepSettings, seconds: dict
     """
     table = settings.folder.table
     done = {row.run for row in table.read()}
-    todo = [run for run in runs if run.name not in done]
+    beginnings = Beginnings(settings.folder, branches(runs) if settings.branch else {})
+    todo = trunks_first([run for run in runs if run.name not in done], beginnings.points)
+    if is_main_process():
+        beginnings.discard(done)
     with SweepProgress(runs, todo, seconds, settings.workers) as progress:
-        for run, row in _execute(todo, settings, seconds, progress):
+        for run, row in _execute(todo, settings, seconds, progress, beginnings):
             if is_main_process():
                 table.append(row)
                 progress.finished(run, row)
+                done.add(run.name)
+                beginnings.discard(done)
     rows = {row.run: row for row in table.read()} if is_main_process() else {}
     return [rows[run.name] for run in runs if run.name in rows]
 
 
 def _execute(
-    todo: Sequence[PlannedRun], settings: SweepSettings, seconds: dict[str, float], progress: SweepProgress
+    todo: Sequence[PlannedRun],
+    settings: SweepSettings,
+    seconds: dict[str, float],
+    progress: SweepProgress,
+    beginnings: Beginnings,
 ) -> Iterator[tuple[PlannedRun, RunResult]]:
     if settings.workers > 1 and len(todo) > 1:
-        yield from _in_processes(todo, settings, seconds, progress)
+        yield from _in_processes(todo, settings, seconds, progress, beginnings)
         return
     _settle(settings.threads)
     corpus = prepare_corpus(settings.corpus, settings.cache) if todo else None
     for run in todo:
         assert corpus is not None
         with _named(run):
-            row = train_one(run, corpus, settings, seconds[run.name], progress.reporter(run.name))
+            row = train_one(run, corpus, settings, seconds[run.name], progress.reporter(run.name), beginnings)
         yield run, row
 
 
 def _in_processes(
-    todo: Sequence[PlannedRun], settings: SweepSettings, seconds: dict[str, float], progress: SweepProgress
+    todo: Sequence[PlannedRun],
+    settings: SweepSettings,
+    seconds: dict[str, float],
+    progress: SweepProgress,
+    beginnings: Beginnings,
 ) -> Iterator[tuple[PlannedRun, RunResult]]:
     # Threads that spin while they wait stall the runs beside them.
     os.environ.update(OMP_NUM_THREADS=str(settings.threads), OMP_WAIT_POLICY="PASSIVE")
@@ -128,13 +151,16 @@ def _in_processes(
     pool = ProcessPoolExecutor(
         workers, context, initializer=_start_worker, initargs=(settings, messages, stop, os.getpid())
     )
-    waiting = list(reversed(todo))
+    waiting = list(todo)
     running: dict[Future[RunResult], PlannedRun] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < workers:  # none queued behind them that a stop could not call back
-                run = waiting.pop()
-                running[pool.submit(_train_in_worker, run, seconds[run.name])] = run
+            while len(running) < workers:  # none queued behind them that a stop could not call back
+                run = beginnings.next(waiting, list(running.values()))
+                if run is None:
+                    break
+                waiting.remove(run)
+                running[pool.submit(_train_in_worker, run, seconds[run.name], beginnings)] = run
             finished, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             while not messages.empty():
                 progress.update(*messages.get())
@@ -167,8 +193,12 @@ def train_one(
     settings: SweepSettings,
     seconds: float,
     report: Callable[[int, int], None] | None = None,
+    beginnings: Beginnings | None = None,
 ) -> RunResult:
     """Train one planned run in its folder and say what it reached.
+
+    What a branch reached is what it would have reached alone, and its tokens, FLOPs and seconds are those of all its
+    steps, ``seconds_wall`` with what the trunk took for the shared ones.
 
     Args:
         run: what to train.
@@ -176,11 +206,13 @@ def train_one(
         settings: of the sweep.
         seconds: isolated seconds of one step.
         report: called with (step, steps) as it goes.
+        beginnings: the checkpoints that branches begin from; None where all runs begin at step 0.
     """
     from toolkit.training.run import LAST, fit
 
-    folder = settings.folder.run(run.name)
-    if folder.exists() and not (folder / "checkpoints" / LAST).exists() and is_main_process():
+    folder, beginnings = settings.folder.run(run.name), beginnings or Beginnings(settings.folder, {})
+    last = folder / "checkpoints" / LAST
+    if folder.exists() and not last.exists() and is_main_process():
         shutil.rmtree(folder)  # cut off before its first checkpoint: nothing in it can be gone on from
     hparams = {"family": run.family, "budget": run.budget, "dim": run.dim, "seed": run.seed}
     hparams.update(learning_rate=run.training.learning_rate, steps=run.training.steps)
@@ -192,6 +224,8 @@ def train_one(
         run.budget,
         parallel=settings.parallel,
         validation_count=settings.validation_count,
+        keep_at=beginnings.keep_at(run),
+        branch=None if last.exists() else beginnings.checkpoint(run),
         hparams=hparams,
         report=report,
     )
@@ -253,13 +287,13 @@ def _end_with(parent: int, stop: Any) -> None:
     os._exit(1)
 
 
-def _train_in_worker(run: PlannedRun, seconds: float) -> RunResult:
+def _train_in_worker(run: PlannedRun, seconds: float, beginnings: Beginnings) -> RunResult:
     messages = _worker["messages"]
 
     def report(step: int, steps: int) -> None:
         messages.put((run.name, step, steps))
 
-    return train_one(run, _worker["corpus"], _worker["settings"], seconds, report)
+    return train_one(run, _worker["corpus"], _worker["settings"], seconds, report, beginnings)
 
 
 def _settle(threads: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import lightning
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -51,11 +52,15 @@ class StepBatches(lightning.LightningDataModule):
         return _FromStep(windows, trainer, self.config.seed, self.mixture)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        """This process's share of the validation windows, in batches."""
+        """This process's share of the validation windows, in batches.
+
+        It draws from a generator of its own, since a loader takes a number whenever it is iterated: how often a run
+        is validated would otherwise change the dropout and the router noise that it trains with.
+        """
         trainer = self._attached()
         mine = self.windows[trainer.global_rank :: trainer.world_size]
         batches = mine.split(self.config.batch_size // trainer.world_size)
-        return DataLoader(batches, batch_size=None)
+        return DataLoader(batches, batch_size=None, generator=torch.Generator())
 
     def _attached(self) -> lightning.Trainer:
         if self.trainer is None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from toolkit.checks import require, require_choice, require_positive
 
 SCHEDULES = ("cosine", "wsd")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "64-true")
+OF_THE_DECAY = ("steps", "warmup_share", "warmup_steps", "decay_share", "final_share")
+"""Settings by which two ``"wsd"`` runs of one warmup may differ and be the same until the first of them decays."""
+OF_NO_STEP = ("evaluations", "checkpoint_minutes")
+"""Settings that change nothing of what is learned."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class TrainingConfig:
         schedule: ``"cosine"``: linear warmup, then half a cosine down to ``final_share`` of the peak;
             ``"wsd"``: warmup, stable, then linear decay over the last ``decay_share`` of the steps.
         warmup_share: share of the steps that the learning rate rises for.
+        warmup_steps: the same in steps, in place of ``warmup_share`` where it is given: a ``"wsd"`` run is then, until
+            its decay, that of any other number of steps.
         decay_share: share of the steps that ``"wsd"`` decays for.
         final_share: the last learning rate, as a share of the peak.
         weight_decay: AdamW's, on matrices inside the layers only.
@@ -36,7 +43,8 @@ class TrainingConfig:
         checkpoint_minutes: at most this much work is lost when a run is killed.
 
     Raises:
-        ValueError: if a size is not positive, a share not within [0, 1] or a choice unknown.
+        ValueError: if a size is not positive, a share not within [0, 1], warmup and decay are longer than the run, or a
+            choice is unknown.
     """
 
     steps: int
@@ -45,6 +53,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     schedule: str = "cosine"
     warmup_share: float = 0.1
+    warmup_steps: int | None = None
     decay_share: float = 0.2
     final_share: float = 0.1
     weight_decay: float = 0.1
@@ -68,10 +77,44 @@ class TrainingConfig:
         for name in ("warmup_share", "decay_share", "final_share", "beta1", "beta2"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        shares = self.warmup_share + (self.decay_share if self.schedule == "wsd" else 0)
-        require(shares <= 1, "warmup_share", self.warmup_share, "at most 1 - decay_share")
         require_choice("schedule", self.schedule, SCHEDULES)
         require_choice("precision", self.precision, PRECISIONS)
+        self._require_warmup()
+
+    def _require_warmup(self) -> None:
+        """Refuse a warmup that does not leave the decay its place."""
+        if self.warmup_steps is None:
+            shares = self.warmup_share + (self.decay_share if self.schedule == "wsd" else 0)
+            require(shares <= 1, "warmup_share", self.warmup_share, "at most 1 - decay_share")
+            return
+        most = self.steps - self.decay
+        right = f"between 0 and {most}, what a decay of {self.decay} leaves of {self.steps} steps, or None"
+        require(0 <= self.warmup_steps <= most, "warmup_steps", self.warmup_steps, right)
+
+    @property
+    def warmup(self) -> int:
+        """Steps that the learning rate rises for."""
+        return round(self.warmup_share * self.steps) if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def decay(self) -> int:
+        """Steps of ``"wsd"``'s decay; 0 for a cosine, which has no stable part to decay from."""
+        return round(self.decay_share * self.steps) if self.schedule == "wsd" else 0
+
+    @property
+    def decay_start(self) -> int:
+        """Steps before ``"wsd"``'s decay."""
+        return self.steps - self.decay
+
+    @property
+    def until_decay(self) -> dict[str, Any]:
+        """All that determines the steps before ``decay_start``: ``"wsd"`` runs that agree in it share them.
+
+        Until the earlier of two such runs decays, both have the same weights: the learning rate rises to one peak in
+        as many steps, and batches are addressed by step.
+        """
+        settings = {name: value for name, value in asdict(self).items() if name not in OF_THE_DECAY + OF_NO_STEP}
+        return settings | {"warmup": self.warmup}
 
     @property
     def tokens_per_step(self) -> int:

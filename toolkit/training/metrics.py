@@ -29,6 +29,17 @@ LAYOUT = {
 }
 
 
+def places(step: int, tokens: int, flops: float, seconds: float) -> dict[str, int]:
+    """Where a run stands on each of the axes, by the axis' name."""
+    return {"step": step, "tokens": tokens, "gigaflops": round(flops / 1e9), "milliseconds": round(seconds * 1e3)}
+
+
+def whole_rows(table: Path) -> list[str]:
+    """The lines of ``metrics.jsonl``, none where there is no file; one torn by a kill is left out."""
+    rows = table.read_text().splitlines() if table.exists() else []
+    return [row for row in rows if row.endswith("}")]
+
+
 class RunMetrics(lightning.Callback):
     """Writes ``metrics.jsonl`` and TensorBoard scalars: loss and bits per byte against four axes.
 
@@ -99,23 +110,17 @@ class RunMetrics(lightning.Callback):
         The last validation of a run that had ended goes too: it is done again.
         """
         table = self.folder / "metrics.jsonl"
-        rows = table.read_text().splitlines() if table.exists() else []
 
         def stays(row: str) -> bool:
             again = ended and "validation/bits_per_byte" in row
-            return row.endswith("}") and json.loads(row)["step"] <= step - again
+            return bool(json.loads(row)["step"] <= step - again)
 
-        table.write_text("".join(row + "\n" for row in rows if stays(row)))
+        table.write_text("".join(row + "\n" for row in whole_rows(table) if stays(row)))
 
     def _write(self, trainer: lightning.Trainer, values: dict[str, float]) -> None:
         if not trainer.is_global_zero:
             return
-        at = {
-            "step": trainer.global_step,
-            "tokens": self.budget.tokens,
-            "gigaflops": round(self.budget.spent / 1e9),
-            "milliseconds": round(self.seconds * 1e3),
-        }
+        at = places(trainer.global_step, self.budget.tokens, self.budget.spent, self.seconds)
         for tag, value in values.items():
             for suffix, axis in AXES.items():
                 board(trainer).add_scalar(tag + suffix, value, at[axis])

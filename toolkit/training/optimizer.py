@@ -1,10 +1,12 @@
-"""AdamW in two groups: matrices decay, everything else does not."""
+"""AdamW in groups: matrices decay, everything else does not; with muP each has the rate of its kind."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from toolkit.models import Decoder
+from toolkit.models.mup import learning_rate_factors
 from toolkit.training.config import TrainingConfig
 
 
@@ -13,17 +15,35 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
 
     Weight decay falls on the matrices inside the layers; the embedding (which may be the head too)
     and the norms' vectors have none.
+
+    The learning rate is the config's, in a :class:`toolkit.models.Decoder` with ``mup_base_dim`` times the factor that
+    :func:`toolkit.models.mup.learning_rate_factors` gives a parameter. AdamW multiplies a weight by 1 - its own rate *
+    weight_decay, so what has a smaller rate decays less in as many steps. The first group's rate is the config's own.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    factors = _factors(model)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         decays = parameter.ndim >= 2 and id(parameter) not in embeddings
-        (decayed if decays else free).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": free, "weight_decay": 0.0},
+        groups.setdefault((factors.get(id(parameter), 1.0), decays), []).append(parameter)
+    settings = [
+        {
+            "params": groups[factor, decays],
+            "weight_decay": config.weight_decay * decays,
+            "lr": config.learning_rate * factor,
+        }
+        for factor, decays in sorted(groups, key=lambda group: (group[0] != 1, not group[1]))
     ]
     fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
     betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.eps, fused=fused)
+    return torch.optim.AdamW(settings, lr=config.learning_rate, betas=betas, eps=config.eps, fused=fused)
+
+
+def _factors(model: nn.Module) -> dict[int, float]:
+    """What each parameter of a decoder within ``model`` has its rate multiplied by, by its id."""
+    found: dict[int, float] = {}
+    for decoder in model.modules():
+        if isinstance(decoder, Decoder):
+            factors = learning_rate_factors(decoder)
+            found |= {id(parameter): factors[name] for name, parameter in decoder.named_parameters()}
+    return found

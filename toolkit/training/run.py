@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,8 +25,10 @@ from toolkit.files import write_atomically
 from toolkit.models import DecoderConfig
 from toolkit.parallel import ParallelConfig, is_main_process
 from toolkit.training.batches import StepBatches
+from toolkit.training.branch import Branch
 from toolkit.training.budget import ComputeBudget
 from toolkit.training.config import TrainingConfig
+from toolkit.training.kept_checkpoints import KeptCheckpoints
 from toolkit.training.language_model import LanguageModel
 from toolkit.training.metrics import RunMetrics
 from toolkit.training.precision import resolve_precision
@@ -73,6 +75,8 @@ def fit(
     validation_count: int = 256,
     mixture: TaskMixture | None = None,
     initial: Mapping[str, Tensor] | None = None,
+    keep_at: Sequence[int] = (),
+    branch: Path | None = None,
     hparams: dict[str, Any] | None = None,
     report: Callable[[int, int], None] | None = None,
     progress_bar: bool = False,
@@ -82,6 +86,10 @@ def fit(
     The folder holds ``run.json`` (resolved settings and the corpus' hash), ``metrics.jsonl``,
     TensorBoard events, ``load.npz`` and ``flip_rate.npz`` of the routers and ``checkpoints/``. If it holds
     a checkpoint, the run goes on from there and sees the batches it would have seen.
+
+    A run that goes on, or that begins as a branch, is bit for bit the unbroken one where training draws no random
+    numbers. Attention dropout and noise in routers are drawn from torch's generator, which a checkpoint does not hold:
+    such a run goes on with other draws.
 
     Args:
         model: the decoder.
@@ -93,26 +101,33 @@ def fit(
         validation_count: windows of validation, the same for every run.
         mixture: rows of a task among those of text; validation is of text alone.
         initial: the decoder's parameters to begin with, as its ``state_dict`` has them; by default random ones.
+        keep_at: steps whose checkpoints stay, as ``checkpoints/step<N>.ckpt``, for other runs to begin from.
+        branch: such a checkpoint of a longer run, the trunk, to begin from in place of step 0, as far as this folder
+            has no checkpoint of its own; see :mod:`toolkit.training.branch`. Steps, tokens, FLOPs and seconds count
+            from the trunk's first step, and the table and the curves begin with the trunk's.
         hparams: flat settings for TensorBoard's HParams tab.
         report: called with (step, steps) about twice a second.
         progress_bar: show Lightning's bar.
 
     Raises:
         ValueError: if the settings do not fit the corpus or the devices, the folder's run was of another model, corpus,
-            mixture or beginning, or a router's logits are not finite.
+            mixture or beginning, ``keep_at`` is beyond the run, the trunk of ``branch`` is not this run's beginning, or
+            a router's logits are not finite.
     """
     parallel = ParallelConfig() if parallel is None else parallel
     parallel.local_batch(training.batch_size)
     parallel.check_launch()
     precision = resolve_precision(training.precision, parallel.device)
+    kept = KeptCheckpoints(folder, keep_at, training.steps)
+    last = folder / "checkpoints" / LAST
+    beginning = last if last.exists() else branch
     if is_main_process():
-        folder.mkdir(parents=True, exist_ok=True)
         settings: dict[str, Any] = {"model": model.to_dict(), "training": asdict(training)}
         settings |= {"parallel": asdict(parallel), "initial": None if initial is None else _digest(initial)}
         settings |= {"mixture": None if mixture is None else asdict(mixture) | {"task": repr(mixture.task)}}
         facts = {"budget": budget, "precision": precision, "validation_windows": validation_count}
         made_with = {"corpus": corpus.digest, "code": code_version(), "torch": torch.__version__}
-        _write_settings(folder, {**settings, **facts, **made_with})
+        _begin(folder, training, {**settings, **facts, **made_with}, beginning)
     lightning.seed_everything(training.seed, verbose=False)
     if mixture is not None:
         _require_ids(mixture, corpus, model)
@@ -125,27 +140,36 @@ def fit(
     counter = ComputeBudget(budget)
     metrics = RunMetrics(folder, counter, training.log_every, hparams or {})
     monitor = RouterMonitor(folder, training.log_every)
-    callbacks = [counter, metrics, monitor, _checkpoints(folder, training), _throughput()]
+    callbacks = [counter, metrics, monitor, kept, _checkpoints(folder, training), _throughput()]
     if report is not None:
         callbacks.append(ReportProgress(report, training.steps))
     trainer = _trainer(folder, training, parallel, precision, callbacks, progress_bar)
-    last = folder / "checkpoints" / LAST
-    trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
+    trainer.fit(module, data, ckpt_path=beginning, weights_only=True)
     trainer.save_checkpoint(last)  # the trained model: the last one on the clock may be minutes older
     if module.bits_per_byte is None:  # the checkpoint was the finished run's, so nothing was left to train
         trainer.validate(module, data, verbose=False)
     return _fitted(trainer, module, counter, metrics, monitor)
 
 
-def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write run.json; where the folder has a checkpoint to go on from, what it learned from must be the same."""
-    path = folder / "run.json"
-    if path.exists() and (folder / "checkpoints" / LAST).exists():
-        before = json.loads(path.read_text())
+def _begin(folder: Path, training: TrainingConfig, settings: dict[str, Any], beginning: Path | None) -> None:
+    """Make the folder and write run.json, once it is sure that the run can begin from that checkpoint, if any.
+
+    Where it is the folder's own, what the run learned from must be the same; where another run's, all but the decay.
+    """
+    path, branch = folder / "run.json", None
+    if beginning == folder / "checkpoints" / LAST:
+        before = json.loads(path.read_text()) if path.exists() else settings
+        branch = before.get("branch")
         for name in ("model", "corpus", "mixture", "initial"):
             right = f"that of the run in {folder}, {before.get(name)!r}, or another folder"
             require(before.get(name) == settings[name], name, settings[name], right)
-    write_atomically(path, json.dumps(settings, indent=2) + "\n")
+    elif beginning is not None:
+        trunk = Branch.open(beginning)
+        trunk.require_fits(training, settings)
+        trunk.copy_history(folder)
+        branch = {"trunk": trunk.trunk.name, "step": trunk.step}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({**settings, "branch": branch}, indent=2) + "\n")
 
 
 def _digest(weights: Mapping[str, Tensor]) -> str:
@@ -205,10 +229,10 @@ def _trainer(
 def _checkpoints(folder: Path, training: TrainingConfig) -> ModelCheckpoint:
     return ModelCheckpoint(
         folder / "checkpoints",
-        filename="step{step}",
-        auto_insert_metric_name=False,
         train_time_interval=timedelta(minutes=training.checkpoint_minutes),
+        save_top_k=0,  # the last one is all: names by step are KeptCheckpoints'
         save_last=True,
+        enable_version_counter=False,  # the name stays LAST, also where the folder was moved in between
     )
 
 
@@ -257,6 +281,7 @@ def _quiet() -> None:
         ".*Found .* module.* in eval mode.*",
         ".*isn't wrapped in.*",
         ".*Checkpoint directory .* exists.*",
+        ".*dirpath has changed.*",
         ".*litlogger.*",
         ".*isinstance.treespec, LeafSpec.*",
     ):

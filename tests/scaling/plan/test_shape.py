@@ -98,7 +98,10 @@ def test_a_bad_family_is_refused(settings: dict[str, Any], message: str) -> None
             ({name: 0}, f"{name}=0: it must be positive")
             for name in ("layers", "head_dim", "queries_per_kv_head", "feed_forward_ratio", "aspect_ratio")
         ],
-        ({"arms": (DENSE, Family("dense", 4))}, r"arms=\['dense'\]: it must be at least one, each by a name of its own"),
+        (
+            {"arms": (DENSE, Family("dense", 4))},
+            r"arms=\['dense'\]: it must be at least one, each by a name of its own",
+        ),
     ],
 )
 def test_a_bad_shape_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -96,7 +96,7 @@ class MoBA:
         per_pair = heads * (head_dim + (value_dim or head_dim))
         own = attention_work(Causal() & Chunked(self.block), seq_len, heads, head_dim, value_dim)
         needed = per_pair * self.area(seq_len)
-        pairs = Work("scores", needed, own.square, own.computed + needed - own.needed, own.computed_backward)
+        pairs = replace(own, needed=needed, computed=own.computed + needed - own.needed)
         gates = heads * head_dim * earlier_blocks(seq_len, self.block)
         square = heads * head_dim * seq_len * -(-seq_len // self.block)
         return [pairs, Work("selection", gates, square, gates, computed_backward=0.0, backward=0.0)]

@@ -209,11 +209,11 @@ class NativeSparse:
             pattern = self._seen_windows(position)
             coarse = [attention_work(pattern, windows, heads, head_dim, value_dim, q_len=seq_len)]
         needed = per_pair * sum(areas.values())
-        square = per_pair * seq_len * (windows + 2 * seq_len)
+        pairs = seq_len * (windows + 2 * seq_len)
         computed = needed + sum(branch.computed - branch.needed for branch in (forced, window, *coarse))
         again = heads * head_dim * areas["compressed"]
         return [
-            Work("scores", needed, square, computed, window.computed_backward),
+            Work("scores", needed, per_pair * pairs, computed, window.computed_backward, scores=heads * pairs),
             Work("selection", 0, 0, again, computed_backward=0.0),
         ]
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.checks import require
+from toolkit.scaling.origin import require_one_corpus
 from toolkit.scaling.results import RunResult
 
 Array = NDArray[np.float64]
@@ -79,9 +80,10 @@ def cells_of(rows: Sequence[RunResult]) -> list[Cell]:
     Families keep the order of their first run.
 
     Raises:
-        ValueError: a run's loss is not finite (see :func:`finite_runs`), or the runs of a cell
-            differ in their active parameters.
+        ValueError: a run's loss is not finite (see :func:`finite_runs`), the runs of a cell
+            differ in their active parameters, or runs were trained on different corpora.
     """
+    require_one_corpus(rows)
     groups: dict[tuple[str, float, int], list[RunResult]] = {}
     for row in rows:
         require(math.isfinite(row.bits_per_byte), f"bits_per_byte of {row.run}", row.bits_per_byte, "finite")

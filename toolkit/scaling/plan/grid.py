@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from toolkit.checks import require, require_positive
 from toolkit.scaling.plan.recipe import Recipe
@@ -41,7 +41,7 @@ class Grid:
     budgets: tuple[IsoFLOP, ...]
     families: tuple[str, ...] | None = None
     seeds: int = 2
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
         require_positive(seeds=self.seeds)

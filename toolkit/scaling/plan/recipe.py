@@ -85,6 +85,10 @@ class Recipe:
         """``model`` in the parametrisation that the rate is transferred by."""
         return replace(model, mup_base_dim=self.base_dim) if self.transfer == "mup" else model
 
+    def at_rate(self, learning_rate: float | None) -> Recipe:
+        """The same with another learning rate; None changes nothing."""
+        return self if learning_rate is None else replace(self, learning_rate=learning_rate)
+
     def batch_size(self, tokens: float, base: int) -> int:
         """Sequences in a step of a run of about ``tokens`` tokens, where the settings say ``base``."""
         if self.batch_exponent == 0:

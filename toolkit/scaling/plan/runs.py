@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from toolkit.checks import require
@@ -20,7 +21,7 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run: what is trained, for how long, and what it will cost."""
+    """One run: what is trained, for how long, and what it will cost; ``mark`` is what else its name must say."""
 
     family: str
     budget: float
@@ -29,11 +30,12 @@ class PlannedRun:
     model: DecoderConfig
     training: TrainingConfig
     cost: Cost = field(repr=False)
+    mark: str = ""
 
     @property
     def name(self) -> str:
         """Unique in a study."""
-        return f"{self.family}-dim{self.dim}-flops{_scientific(self.budget)}-seed{self.seed}"
+        return f"{self.family}-dim{self.dim}-flops{_scientific(self.budget)}{self.mark}-seed{self.seed}"
 
     @property
     def tokens(self) -> int:
@@ -52,7 +54,9 @@ class PlannedRun:
         return memory(self.model, self.training.batch_size // world_size, self.training.context, precision)
 
 
-def plan_isoflop(grid: Grid, shape: Shape, vocab_size: int, base: TrainingConfig) -> list[PlannedRun]:
+def plan_isoflop(
+    grid: Grid, shape: Shape, vocab_size: int, base: TrainingConfig, rates: Mapping[str, float] | None = None
+) -> list[PlannedRun]:
     """Every run of the grid, budget by budget, seeds outermost so that a cut-short study is a whole one.
 
     Args:
@@ -61,13 +65,14 @@ def plan_isoflop(grid: Grid, shape: Shape, vocab_size: int, base: TrainingConfig
         vocab_size: of the tokenizer.
         base: settings all runs share; ``steps``, ``learning_rate`` and ``seed`` are set by the plan, ``batch_size``
             and ``weight_decay`` where the recipe asks for it.
+        rates: learning rates, at the recipe's base_dim, of families that have one of their own.
 
     Raises:
         ValueError: if a family is not the shape's, a budget is too small for one step, or no whole number of steps
             spends it within 1%.
     """
     runs = [
-        plan_run(flops, family, dim, seed, shape, vocab_size, base, grid.recipe)
+        plan_run(flops, family, dim, seed, shape, vocab_size, base, grid.recipe.at_rate((rates or {}).get(family)))
         for seed in range(grid.seeds)
         for flops, dim, family in grid.cells(shape.families)
     ]
@@ -119,4 +124,4 @@ def data_warnings(runs: Sequence[PlannedRun], unique_tokens: int) -> list[str]:
 
 def _scientific(value: float) -> str:
     """3e+11 as 3e11."""
-    return f"{value:g}".replace("e+", "e")
+    return re.sub(r"e\+0*", "e", f"{value:g}")

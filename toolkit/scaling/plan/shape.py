@@ -30,8 +30,8 @@ class Family:
     Attributes:
         name: what the family is called in plans, tables and figures.
         num_experts: routed experts of each layer; 0 for a dense feed-forward.
-        top_k, shared_experts: routed experts that a token uses, and those that every token uses. All of them are equally
-            wide, such that one token's add up to the dense feed-forward: their number is the granularity.
+        top_k, shared_experts: routed experts that a token uses, and those that every token uses. All are equally wide,
+            such that one token's add up to the dense feed-forward: their number is the granularity.
         balance, z_loss: coefficients of the default router's losses.
         router: another router as text (:func:`toolkit.routing.build_router`), which names its losses itself.
         patterns: attention of the layers, first to last, repeated as often as there are layers: two make a hybrid.
@@ -65,8 +65,8 @@ class Family:
         if self.num_experts == 0:
             return FeedForwardConfig(hidden_dim)
         width = max(1, round(hidden_dim / (self.top_k + self.shared_experts)))
-        losses = {} if self.router else {"balance": self.balance, "z_loss": self.z_loss}
-        return MoEConfig(width, self.num_experts, self.top_k, self.shared_experts, router=self.router, **losses)
+        config = MoEConfig(width, self.num_experts, self.top_k, self.shared_experts, router=self.router)
+        return config if self.router else replace(config, balance=self.balance, z_loss=self.z_loss)
 
     def pattern(self, layer: int) -> str:
         """The attention of that layer."""
@@ -151,7 +151,8 @@ class ModelShape:
         attention = AttentionConfig(heads, heads // self.queries_per_kv_head, dim // heads)
         feed_forward = arm.feed_forward(round(self.feed_forward_ratio * dim))
         blocks = [
-            BlockConfig(replace(attention, pattern=arm.pattern(layer)), feed_forward) for layer in range(self.depth(dim))
+            BlockConfig(replace(attention, pattern=arm.pattern(layer)), feed_forward)
+            for layer in range(self.depth(dim))
         ]
         return DecoderConfig(vocab_size, dim, tuple(blocks), self.tied_head)
 

@@ -1,0 +1,168 @@
+"""The interactive isoFLOP figure: runs, means with intervals, parabolas, and what a fitted law says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from scipy import stats
+
+from toolkit.checks import require
+from toolkit.scaling.figures import flops_text
+from toolkit.scaling.laws.isoflop import Array, IsoFLOPMinimum, SeedNoise, cells_of, isoflop_minima, seed_noise
+from toolkit.scaling.page.style import LOSS, band, blank, cell_text, log_axis, look
+from toolkit.scaling.results import RunResult
+
+_PANELS = 3  # budgets beside each other
+
+
+@dataclass(frozen=True)
+class FittedCurve:
+    """A law's loss along one family's isoFLOP curve, with how sure it is.
+
+    Attributes:
+        family, budget: whose runs it stands among.
+        size: active parameters, (points,), ascending.
+        loss: bits per byte, (points,).
+        low, high: the ends of its interval, (points,); None without one.
+        name: of the law, for the legend.
+    """
+
+    family: str
+    budget: float
+    size: Array
+    loss: Array
+    low: Array | None = None
+    high: Array | None = None
+    name: str = "surface fit"
+
+
+def isoflop(rows: Sequence[RunResult], curves: Sequence[FittedCurve] = ()) -> go.Figure:
+    """Loss against active parameters, a panel for each budget: runs, means with intervals, parabola, minimum, laws.
+
+    The means' bars are 95% intervals from the seed noise pooled over all cells (Student's t); none with one seed.
+
+    Raises:
+        ValueError: no rows, or a loss that is not finite.
+    """
+    require(bool(rows), "rows", rows, "at least one finished run")
+    minima, noise = isoflop_minima(rows), seed_noise(rows)
+    budgets = sorted({row.budget for row in rows})
+    columns = min(_PANELS, len(budgets))
+    lines = math.ceil(len(budgets) / columns)
+    titles = [f"{flops_text(budget)} FLOPs" for budget in budgets]
+    figure = blank(columns, lines, titles=titles, height=90 + 330 * lines, shared="all")
+    named: set[str] = set()
+    for at, budget in enumerate(budgets):
+        place = {"row": at // columns + 1, "col": at % columns + 1}
+        here = [row for row in rows if row.budget == budget]
+        for curve in (curve for curve in curves if curve.budget == budget):
+            _draw_law(figure, curve, look(row.family for row in rows)[curve.family]["color"], place)
+        for minimum in (minimum for minimum in minima if minimum.budget == budget):
+            mine = [row for row in here if row.family == minimum.family]
+            colours = look(row.family for row in rows)[minimum.family]
+            _draw_isoflop(figure, mine, minimum, noise, {**colours, "named": minimum.family in named}, place)
+            named.add(minimum.family)
+        figure.update_xaxes(log_axis(row.active_parameters for row in here), title_text="active parameters", **place)
+    figure.update_yaxes(title_text=LOSS, col=1)
+    return figure
+
+
+def _draw_isoflop(
+    figure: go.Figure,
+    rows: Sequence[RunResult],
+    minimum: IsoFLOPMinimum,
+    noise: SeedNoise | None,
+    style: dict[str, Any],
+    place: dict[str, int],
+) -> None:
+    """One family at one budget."""
+    cells, colour = cells_of(rows), style["color"]
+    group = {"legendgroup": minimum.family, "name": minimum.family}
+    half = [_half(noise, cell.seeds) for cell in cells]
+    means = {"color": "rgba(0,0,0,0)", "size": 10, "symbol": style["symbol"], "line": {"color": colour, "width": 1.6}}
+    figure.add_scatter(
+        x=[row.active_parameters for row in rows],
+        y=[row.bits_per_byte for row in rows],
+        mode="markers",
+        marker={"color": colour, "size": 5, "symbol": style["symbol"]},
+        showlegend=not style["named"],
+        hovertext=[_run_text(row) for row in rows],
+        hoverinfo="text",
+        **group,
+        **place,
+    )
+    figure.add_scatter(
+        x=[cell.size for cell in cells],
+        y=[cell.loss for cell in cells],
+        mode="markers",
+        marker=means,
+        error_y={"type": "data", "array": half, "color": colour, "thickness": 1.2, "width": 4},
+        showlegend=False,
+        hovertext=[cell_text(cell, bar) for cell, bar in zip(cells, half, strict=True)],
+        hoverinfo="text",
+        **group,
+        **place,
+    )
+    if minimum.coefficients is not None:
+        x = np.linspace(math.log(cells[0].size), math.log(cells[-1].size), 60)
+        dash = "solid" if minimum.method == "parabola" else "dot"
+        figure.add_scatter(
+            x=np.exp(x),
+            y=np.polyval(minimum.coefficients, x),
+            mode="lines",
+            line={"color": colour, "dash": dash},
+            showlegend=False,
+            hoverinfo="skip",
+            **group,
+            **place,
+        )
+    found = f"{minimum.size:,.0f} active parameters<br>{minimum.loss:.4f} bits per byte"
+    text = f"<b>minimum of {minimum.family}</b> ({minimum.method})<br>{found}"
+    star = {"symbol": "star", "size": 14, "color": colour, "line": {"color": "white", "width": 1}}
+    figure.add_scatter(
+        x=[minimum.size],
+        y=[minimum.loss],
+        mode="markers",
+        marker=star,
+        showlegend=False,
+        hovertext=text,
+        hoverinfo="text",
+        **group,
+        **place,
+    )
+
+
+def _draw_law(figure: go.Figure, curve: FittedCurve, colour: str, place: dict[str, int]) -> None:
+    """A law's curve with its band."""
+    group = {"legendgroup": curve.name, "name": curve.name}
+    if curve.low is not None and curve.high is not None:
+        figure.add_trace(band(list(curve.size), list(curve.low), list(curve.high), colour, **group), **place)
+    first = not any(trace.name == curve.name and trace.showlegend for trace in figure.data)
+    figure.add_scatter(
+        x=curve.size,
+        y=curve.loss,
+        mode="lines",
+        line={"color": colour, "dash": "dash", "width": 1.2},
+        showlegend=first,
+        **group,
+        **place,
+    )
+
+
+def _half(noise: SeedNoise | None, seeds: int) -> float:
+    """Half the 95% interval of a mean over so many seeds; 0 where the noise is unknown."""
+    if noise is None:
+        return 0.0
+    return float(stats.t.ppf(0.975, noise.degrees_of_freedom)) * noise.sd / math.sqrt(seeds)
+
+
+def _run_text(row: RunResult) -> str:
+    return (
+        f"<b>{row.run}</b><br>{row.bits_per_byte:.4f} bits per byte<br>{row.active_parameters:,} of {row.parameters:,} "
+        f"parameters active<br>{row.tokens:,} tokens, {row.seconds:.1f} s"
+    )

@@ -1,0 +1,102 @@
+"""The study's report: Markdown, the same as one HTML file with interactive figures, and TensorBoard's view of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from toolkit.scaling.claims import join_words, number
+from toolkit.scaling.laws.isoflop import finite_runs
+from toolkit.scaling.multiplier import ComputeMultiplier
+from toolkit.scaling.report import study_multipliers, write_report
+from toolkit.scaling.results import RunResult
+from toolkit.scaling.sparsity import sections
+from toolkit.scaling.sparsity.cli import Findings
+from toolkit.scaling.sparsity.costs import Projection, family_costs, project
+
+TITLE = "Dense against sparse at equal compute"
+QUESTION = (
+    "At the same training FLOPs, and in the same time on this machine, does a sparse decoder predict text better?"
+)
+
+
+def write_sparsity_report(found: Findings) -> Path:
+    """Write report.md, report.html, figures and TensorBoard's view into the study's folder; the Markdown's path."""
+    from toolkit.scaling.page.page import write_page
+    from toolkit.scaling.sparsity.figures import sparsity_figures
+    from toolkit.scaling.sweep_board import write_sweep_board
+
+    study, folder = found.study, found.study.base.folder.path
+    finite, baseline = finite_runs(found.rows)[0], found.study.laws.baseline
+    multipliers = study_multipliers(finite, baseline)
+    description = study.base.description(TITLE, QUESTION)
+    figures = sparsity_figures(found, multipliers, description.command)
+    path = write_report(
+        folder,
+        found.rows,
+        description,
+        caveats=_caveats(found),
+        figures=figures,
+        sections=_sections(found, finite, multipliers),
+        others={"The runs of the prediction": found.next_rows, "The runs of the search": found.searched},
+    )
+    write_page(path, figures, path.with_suffix(".html"), TITLE)
+    write_sweep_board(folder, found.rows, figures)
+    return path
+
+
+def _sections(found: Findings, finite: Sequence[RunResult], multipliers: Sequence[ComputeMultiplier]) -> list[str]:
+    study, baseline = found.study, found.study.laws.baseline
+    return [
+        *sections.law_section(found.laws, found.no_laws, baseline),
+        *sections.prediction_section(found.tests, study.prediction_path.exists()),
+        *sections.cost_section(family_costs(finite, baseline), baseline),
+        *sections.projection_section(_projections(found, multipliers), study.laws.device, baseline),
+        *sections.exponents_section(finite, baseline),
+        *sections.search_section(found.rates, found.searched, study.base.grid.recipe.base_dim),
+    ]
+
+
+def _projections(found: Findings, multipliers: Sequence[ComputeMultiplier]) -> list[Projection]:
+    settings, study = found.study.laws, found.study
+    if settings.device is None:
+        return []
+    sizes = settings.device_dim, settings.device_context, settings.device_batch
+    families = study.families
+    layers, head_dim = settings.device_layers, settings.device_head_dim
+    shape = replace(study.shape, layers=layers, aspect_ratio=None, head_dim=head_dim)
+    return project(shape, families, settings.baseline, multipliers, settings.device, *sizes, study.vocab_size)
+
+
+def _caveats(found: Findings) -> list[str]:
+    """What the laws, the prediction and the search cannot say, from what they found."""
+    lines = []
+    edges = [f"`{rate.family}`" for rate in found.rates.values() if rate.at_edge]
+    if edges:
+        lines.append(
+            f"The best learning rate tried is the least or the largest for {join_words(edges)}: theirs may not be best."
+        )
+    if found.rates:
+        recipe = found.study.base.grid.recipe
+        lines.append(
+            f"Learning rates were searched at width {recipe.base_dim} alone and carried to the others by "
+            f"`{recipe.transfer}`; batch, warmup and weight decay were not searched."
+        )
+    if found.laws is not None:
+        budgets = sorted({row.budget for row in found.rows})
+        lines.append(
+            f"The law rests on budgets from {number(budgets[0])} to {number(budgets[-1])}, a factor of "
+            f"{budgets[-1] / budgets[0]:.3g}; its irreducible loss and exponents are determined together and loosely, "
+            "and its form was chosen on the same runs."
+        )
+    missed = [f"`{test.prediction.family}`" for test in found.tests if not test.held]
+    if missed:
+        lines.append(
+            f"The law's prediction failed for {join_words(missed)}: its intervals are too narrow there, or its form "
+            "wrong."
+        )
+    at_edge = [f"`{test.prediction.family}`" for test in found.tests if test.prediction.at_edge]
+    if at_edge:
+        lines.append(f"The law's best width is at the edge of those allowed for {join_words(at_edge)}.")
+    return lines
