@@ -46,7 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(folder, row)
     figure = plot_isoflop([row for row in ROWS if math.isfinite(row.bits_per_byte)], folder.parent / "isoflop.png")
     for _ in range(2):  # the second takes the place of the first
-        write_sweep_board(folder, ROWS, [figure])
+        write_sweep_board(folder.parent, ROWS, [figure])
     return folder
 
 
@@ -143,7 +143,7 @@ def test_a_second_board_takes_the_place_of_the_first(runs: Path) -> None:
 def test_small_budgets_have_a_finer_axis(tmp_path: Path) -> None:
     rows = [run_result("dense", budget, 32, 0, 3.0) for budget in (1.1e8, 1.2e8)]
     write_sweep_board(tmp_path, rows)
-    events = read(tmp_path / "_study")
+    events = read(tmp_path / "runs" / "_study")
     assert [event.step for event in events.Scalars("study/bits_per_byte_by_megaflops/dense")] == [110, 120]
 
 

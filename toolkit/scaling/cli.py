@@ -37,6 +37,9 @@ NOT_RESULTS = (
 )
 """Settings that say where and how a study runs; the others, and what they come to, determine its results."""
 
+ANY_STEPS = 10**12
+"""Steps before the plan sets a run's own: more than any warmup in steps."""
+
 USER_ERROR = 2
 """Exit code when the user's settings cannot be used."""
 
@@ -202,7 +205,7 @@ def make_study(parser: ArgumentParser, settings: Namespace, studies: Path) -> St
         corpus=made.corpus,
         shape=made.model,
         grid=made.grid,
-        training=TrainingConfig(steps=1, **vars(settings.training)),
+        training=TrainingConfig(steps=ANY_STEPS, **vars(settings.training)),
         parallel=ParallelConfig(settings.devices, settings.num_nodes, settings.accelerator, settings.strategy),
         folder=study_folder(settings, studies),
         cache=Path(settings.cache),

@@ -22,6 +22,7 @@ from toolkit.scaling.document import StudyDescription
 from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.origin import require_one_origin
 from toolkit.scaling.plan import Grid, PlannedRun, Shape, data_warnings, plan_isoflop
+from toolkit.scaling.plan.branches import branches, flops_trained, require_branches
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.sweep import SweepSettings, run_sweep, step_seconds
 from toolkit.training.config import TrainingConfig
@@ -98,7 +99,10 @@ class Study:
     def runs(self) -> list[PlannedRun]:
         """The plan."""
         vocab_size = self.prepared.tokenizer.vocab_size
-        return plan_isoflop(self.grid, self.shape, vocab_size, self.training, self.rates)
+        runs = plan_isoflop(self.grid, self.shape, vocab_size, self.training, self.rates)
+        if self.grid.branch:
+            require_branches(runs)
+        return runs
 
     @cached_property
     def seconds(self) -> dict[str, float]:
@@ -145,12 +149,15 @@ class Study:
         for line in data_warnings(runs, len(self.prepared.train)):
             console.print(f"note: {line}", highlight=False)
         flops = sum(run.flops["exact"] for run in runs)
-        console.print(f"{flops:.3g} FLOPs in all; {self._duration(runs, seconds)}", highlight=False)
+        trained = f", of which {flops_trained(runs):.3g} are trained and the rest shared" if self.grid.branch else ""
+        console.print(f"{flops:.3g} FLOPs in all{trained}; {self._duration(runs, seconds)}", highlight=False)
 
     def _duration(self, runs: Sequence[PlannedRun], seconds: dict[str, float]) -> str:
         if not seconds:
             return f"time unknown: a step takes up to {largest_step(runs):.1e} FLOPs, too many to try out on this CPU"
-        total = sum(run.training.steps * seconds[run.name] for run in runs)
+        points = branches(runs) if self.grid.branch else {}
+        shared = {name: point.step for name, point in points.items()}
+        total = sum((run.training.steps - shared.get(run.name, 0)) * seconds[run.name] for run in runs)
         return (
             f"training takes about {total / self.resolved_workers / 60:.1f} minutes with {self.resolved_workers} "
             f"runs at once ({total / 60:.1f} one by one; each model timed for a few throw-away steps)"
@@ -218,6 +225,7 @@ class Study:
             self.threads,
             self.validation_windows,
             code_version(),
+            self.grid.branch,
         )
         return run_sweep(runs, settings, seconds)
 

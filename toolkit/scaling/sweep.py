@@ -73,13 +73,12 @@ def step_seconds(
     known: dict[str, float] = {}
     if folder is not None and folder.step_seconds.exists():
         known = json.loads(folder.step_seconds.read_text())
-    missing = {cell: run for cell, run in cells.items() if cell not in known}
-    if missing:
+    if set(cells) - set(known):
         _settle(threads)
         where = "cuda" if device == "gpu" else "cpu"
         load = os.getloadavg()[0]
-        measured = probe_step_seconds([(run.model, run.training) for run in missing.values()], where)
-        known |= dict(zip(missing, measured, strict=True))
+        measured = probe_step_seconds([(run.model, run.training) for run in cells.values()], where)
+        known |= dict(zip(cells, measured, strict=True))
         if folder is not None and folder.path.exists():
             write_atomically(folder.step_load, json.dumps(round(load, 2)) + "\n")
             write_atomically(folder.step_seconds, json.dumps(known, indent=2) + "\n")

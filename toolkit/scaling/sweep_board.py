@@ -52,7 +52,7 @@ def write_sweep_board(folder: Path, rows: Sequence[RunResult], figures: Sequence
     - Images: the figures, their captions as text.
 
     Args:
-        folder: of the runs, ``<study>/runs``.
+        folder: of the study; events go below its ``runs``.
         rows: finished runs; those without a folder of their own (a table from elsewhere) have no HParams.
         figures: of the report.
 
@@ -60,13 +60,13 @@ def write_sweep_board(folder: Path, rows: Sequence[RunResult], figures: Sequence
         ValueError: no rows, or two budgets that TensorBoard's axis cannot tell apart.
     """
     require(bool(rows), "rows", rows, "at least one finished run")
-    declared = _declaration(rows)
+    runs, declared = folder / "runs", _declaration(rows)
     for row in rows:
-        if (folder / row.run).is_dir():
-            _write_metrics(folder / row.run, row)
-            _write_first(folder / row.run, declared)
-    shutil.rmtree(folder / STUDY, ignore_errors=True)
-    with _writer(folder / STUDY) as board:
+        if (runs / row.run).is_dir():
+            _write_metrics(runs / row.run, row)
+            _write_first(runs / row.run, declared)
+    shutil.rmtree(runs / STUDY, ignore_errors=True)
+    with _writer(runs / STUDY) as board:
         _write_families(board, rows)
         _write_figures(board, figures)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -84,6 +86,12 @@ def test_budgets_without_a_minimum_are_left_out_and_named() -> None:
     assert found.left_out == (1e19,)
     assert [optimum.flops for optimum in found.optima] == [1e17, 1e18, 1e20, 1e21]
     assert found.params.points == 4
+
+
+def test_a_curve_that_is_highest_in_its_middle_has_no_minimum() -> None:
+    runs = isoflop(CHINCHILLA)
+    turned = replace(runs, loss=np.where(runs.flops == 1e19, 10 - runs.loss, runs.loss))
+    assert parabola_allocation(turned).left_out == (1e19,)
 
 
 def curves(noise: float = 0.0) -> list[TrainingCurve]:

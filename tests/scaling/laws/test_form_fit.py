@@ -143,7 +143,7 @@ def test_intervals_hold_what_they_say() -> None:
     """The prediction interval a new run, the confidence interval the law's own loss."""
     rng, held, within = np.random.default_rng(0), [], []
     new = table(30, seed=9)
-    for _ in range(25):
+    for _ in range(50):
         runs = replace(table(60), loss=CHINCHILLA.predict(CONSTANTS, table(60)))
         runs = replace(runs, loss=runs.loss * np.exp(0.01 * rng.standard_normal(60)))
         resampled = fit_form(CHINCHILLA, runs).bootstrap(200)
@@ -154,8 +154,8 @@ def test_intervals_hold_what_they_say() -> None:
         tight = resampled.interval(new, 0.9, noise=False)
         within.append((tight[0] < truth) & (truth < tight[1]))
         assert (tight[1] - tight[0] < high - low).all()
-    assert np.mean(held) == pytest.approx(0.9, abs=0.04)
-    assert np.mean(within) == pytest.approx(0.9, abs=0.08)
+    assert 0.86 < np.mean(held) < 0.93
+    assert 0.8 < np.mean(within) < 0.95
 
 
 def test_too_few_runs_are_refused_with_both_numbers() -> None:

@@ -63,7 +63,8 @@ def test_the_check_itself_catches_what_is_wrong(page: Path, tmp_path: Path, what
 
 
 def test_a_click_on_a_header_sorts_numbers_as_numbers(tmp_path: Path) -> None:
-    table = "| family | times |\n| --- | --- |\n| `moe` | 9.50 (9.1 to 9.9) |\n| `window` | 10.20 |\n| `dense` | unknown |\n"
+    cells = {"family": "times", "---": "---", "`moe`": "9.50 (9.1 to 9.9)", "`window`": "10.20", "`dense`": "unknown"}
+    table = "".join(f"| {name} | {value} |\n" for name, value in cells.items())
     page = write_page(table, [], tmp_path / "page.html", "t")
     clicks = "".join(f"document.querySelectorAll('th')[{column}].click();" for column in (0, 1, 1))
     dom, console = visit(planted(page, tmp_path / "sorted.html", f"<script>{clicks}</script>"), tmp_path / "profile")

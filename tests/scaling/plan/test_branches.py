@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.scaling import Family, Grid, IsoFLOP, ModelShape, PlannedRun, Recipe, plan_isoflop
-from toolkit.scaling.plan.branches import BranchPoint, branches, flops_saved, flops_trained, trunks_first
+from toolkit.scaling.plan.branches import (
+    BranchPoint,
+    branches,
+    flops_saved,
+    flops_trained,
+    require_branches,
+    trunks_first,
+)
 from toolkit.training import TrainingConfig, learning_rate_factor
 
 BASE = TrainingConfig(steps=10**6, context=32, batch_size=1, schedule="wsd", warmup_steps=5, decay_share=0.25)
@@ -36,6 +43,7 @@ def test_of_each_model_and_seed_the_longest_run_is_the_trunk_of_the_others() -> 
     assert branches(runs) == expected
     assert len(expected) == 2 * 2 * (2 + 1)  # two families and seeds; two branches at the one width, one at the other
     assert branches(runs[::-1]) == expected  # whatever the order
+    require_branches(runs)
 
 
 @settings(max_examples=25, deadline=None)
@@ -66,6 +74,8 @@ def test_a_branch_s_learning_rates_are_its_trunk_s_until_it_leaves_it(warmup: in
 def test_runs_whose_beginnings_depend_on_their_length_share_nothing(changes: dict[str, Any], recipe: Recipe) -> None:
     runs = plan(replace(BASE, **changes), recipe)
     assert branches(runs) == {}
+    with pytest.raises(ValueError, match=r"grid.branch=True: it must be False where no two runs have one beginning"):
+        require_branches(runs)
     assert flops_saved(runs) == 0
     assert flops_trained(runs) == sum(run.flops["exact"] for run in runs)
 

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from toolkit.scaling.laws.surface import Floats
 
 QUIET = 3
 """A problem is solved once this many steps have left its value where it was since it last fell."""
+
+BLOCK = 256
+"""Problems that step together: their arrays stay in the processor's cache, and memory does not grow with resamples."""
 
 
 class Objective(Protocol):
@@ -59,9 +63,17 @@ def descend(
         free: which of theta move; None: all.
         steps: at most.
     """
-    theta = theta.copy()
-    weights = np.broadcast_to(weights, (len(theta), weights.shape[1]))
     moving = np.arange(theta.shape[1]) if free is None else np.asarray(free)
+    weights = np.broadcast_to(weights, (len(theta), weights.shape[1]))
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(theta), BLOCK)]
+    found = [_descend(theta[block].copy(), objective, weights[block], moving, steps) for block in blocks]
+    return np.concatenate([ends for ends, _ in found]), np.concatenate([values for _, values in found])
+
+
+def _descend(
+    theta: Floats, objective: Objective, weights: Floats, moving: npt.NDArray[np.int64], steps: int
+) -> tuple[Floats, Floats]:
+    """One block, moved where it lies."""
     damping, quiet = np.full(len(theta), 1e-3), np.zeros(len(theta), dtype=int)
     value, gradient, squares = objective.expand(theta, weights)
     for _ in range(steps):

@@ -170,11 +170,12 @@ def _linear(alpha: float, beta: float, n: Floats, d: Floats, nats: Floats, fixed
 
 
 def _fit_huber(n: Floats, d: Floats, nats: Floats, fixed: float | None, delta: float) -> tuple[LossSurface, float]:
-    """The best of the grid's starts, all at once for some steps, the likeliest to the end."""
+    """The best of the grid's starts: all go a few steps, the likeliest some more, the likeliest of those to the end."""
     objective, ones = SurfaceObjective(np.log(n), np.log(d), np.log(nats), delta), np.ones((1, len(n)))
     starts = _fixed(np.array(list(product(*STARTS))), fixed)
-    theta, value = descend(starts, objective, ones, _free(fixed), steps=25)
-    theta, value = descend(theta[np.argsort(value)[:64]], objective, ones, _free(fixed))
+    theta, value = descend(starts, objective, ones, _free(fixed), steps=6)
+    for kept, steps in ((512, 20), (64, 600)):
+        theta, value = descend(theta[np.argsort(value)[:kept]], objective, ones, _free(fixed), steps)
     best = int(np.argmin(value))
     return surface_of(theta[best]), float(value[best])
 

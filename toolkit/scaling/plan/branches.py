@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
+from toolkit.checks import require
 from toolkit.scaling.plan.runs import PlannedRun
 
 
@@ -44,6 +45,19 @@ def branches(runs: Sequence[PlannedRun]) -> dict[str, BranchPoint]:
         others = [run for run in group if run is not trunk and run.training.decay_start > 0]
         points.update({run.name: BranchPoint(trunk.name, run.training.decay_start) for run in others})
     return points
+
+
+def require_branches(runs: Sequence[PlannedRun]) -> None:
+    """Refuse a plan that is to be trained with branches and has none.
+
+    Raises:
+        ValueError: saying what two runs would have to have in common.
+    """
+    right = (
+        "False where no two runs have one beginning: it takes training.schedule='wsd', training.warmup_steps, two "
+        "budgets for one width, and a batch and a weight decay that do not follow from the tokens"
+    )
+    require(len(branches(runs)) > 0, "grid.branch", True, right)
 
 
 def flops_saved(runs: Sequence[PlannedRun]) -> float:

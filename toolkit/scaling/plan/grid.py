@@ -36,12 +36,15 @@ class Grid:
         families: what is compared; None for every family of the shape.
         seeds: runs of each cell, with seeds 0, 1, ...
         recipe: how learning rate, batch and weight decay follow from width and tokens, for every family.
+        branch: begin a run that is the beginning of one with a larger budget from that one's checkpoint; needs
+            ``training.schedule="wsd"`` and ``training.warmup_steps``.
     """
 
     budgets: tuple[IsoFLOP, ...]
     families: tuple[str, ...] | None = None
     seeds: int = 2
     recipe: Recipe = field(default_factory=Recipe)
+    branch: bool = False
 
     def __post_init__(self) -> None:
         require_positive(seeds=self.seeds)

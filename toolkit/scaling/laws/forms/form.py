@@ -171,7 +171,7 @@ class Form(ABC):
         Raises:
             ValueError: as :meth:`predict`.
         """
-        require(set(constants) == set(self.names), "constants", sorted(constants), f"{', '.join(self.names)}")
+        require(set(constants) == set(self.names), "constants", sorted(constants), ", ".join(self.names))
         values = np.array([constants[name] for name in self.names], dtype=np.float64)
         if self.saturates:
             start, maximum = values[-2:]
@@ -187,7 +187,8 @@ class Form(ABC):
         values = theta.copy()
         values[..., self.positive] = np.exp(theta[..., self.positive])
         if self.saturates:
-            kappa, maximum = np.exp(theta[..., -2]), np.exp(theta[..., -1])
+            with np.errstate(over="ignore"):  # as in Terms.saturated
+                kappa, maximum = np.exp(theta[..., -2]), np.exp(theta[..., -1])
             values[..., -2], values[..., -1] = 1 / (1 / kappa + 1 / maximum), maximum
         return values
 
