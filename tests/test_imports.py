@@ -25,7 +25,16 @@ FLOORS = (
     ("scaling",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-HEAVY = ("lightning", "lightning_fabric", "pytorch_lightning", "tensorboard", "matplotlib", "transformers")
+HEAVY = (
+    "lightning",
+    "lightning_fabric",
+    "pytorch_lightning",
+    "tensorboard",
+    "matplotlib",
+    "plotly",
+    "markdown",
+    "transformers",
+)
 
 
 def imported_modules(source: str, package: str) -> set[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given, settings
 from pattern_cases import BATCH, CASES, HEADS, STATIC, Case, Place
 
-from toolkit.attention import parse_pattern, patterns
-from toolkit.attention.parse import encode
+from toolkit.attention import parse_pattern, patterns, register_pattern
+from toolkit.attention.parse import NAMES, encode
 from toolkit.attention.patterns import (
     BlockMask,
     Causal,
@@ -161,3 +163,29 @@ def test_what_is_wrong_is_said(text: str, tensors: list[torch.Tensor], named: st
 def test_a_bad_setting_inside_is_named(text: str, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         parse_pattern(f"Causal() & {text}")
+
+
+def test_a_pattern_of_one_s_own_is_known_by_its_name_once_registered() -> None:
+    @dataclass(frozen=True)
+    class Evens(Causal):
+        pass
+
+    with pytest.raises(ValueError, match="Evens"):
+        parse_pattern("Evens() & SlidingWindow(2)")
+    try:
+        assert register_pattern(Evens) is Evens
+        assert register_pattern(Evens) is Evens  # its own name again
+        assert parse_pattern("Evens() & SlidingWindow(2)") == Evens() & SlidingWindow(2)
+    finally:
+        NAMES.pop("Evens", None)
+
+
+@pytest.mark.parametrize("name", ["Causal", "KeysAt"])
+def test_a_registered_pattern_has_a_name_of_its_own(name: str) -> None:
+    with pytest.raises(ValueError, match=f"kind='{name}': it must be a name of its own"):
+        register_pattern(type(name, (Causal,), {}))
+
+
+def test_only_classes_of_patterns_are_registered() -> None:
+    with pytest.raises(ValueError, match="kind=.*: it must be a class that derives from Pattern"):
+        register_pattern(int)  # type: ignore[type-var]

@@ -20,7 +20,9 @@ from toolkit.routing import (
     TopKRouter,
     build_router,
     parse_adjustment,
+    register_router,
 )
+from toolkit.routing.parse import REGISTERED
 
 SIZES = {"dim": 8, "num_experts": 6, "top_k": 2}
 
@@ -152,3 +154,23 @@ def test_what_is_no_adjustment_is_refused_with_the_text(text: str, message: str)
 def test_a_hash_router_without_a_vocabulary_says_so() -> None:
     with pytest.raises(ValueError, match="vocab_size"):
         built("HashRouter()")
+
+
+def test_a_router_of_one_s_own_is_known_by_its_name_once_registered() -> None:
+    class Mine(TopKRouter):
+        pass
+
+    with pytest.raises(ValueError, match="Mine"):
+        build_router("Mine()", dim=8, num_experts=4, top_k=2)
+    try:
+        assert register_router(Mine) is Mine
+        assert isinstance(build_router("Mine()", dim=8, num_experts=4, top_k=2), Mine)
+    finally:
+        REGISTERED.pop("Mine", None)
+
+
+def test_a_registered_router_is_a_module_with_a_name_of_its_own() -> None:
+    with pytest.raises(ValueError, match="kind='TopKRouter': it must be a name of its own"):
+        register_router(type("TopKRouter", (TopKRouter,), {}))
+    with pytest.raises(ValueError, match="kind=.*: it must be a class of routers"):
+        register_router(int)

@@ -10,7 +10,7 @@ from toolkit.attention.cache import KeyValueCache, RollingCache, attend_cached
 from toolkit.attention.cost import attention_work
 from toolkit.attention.interface import attention
 from toolkit.attention.merge import add_sink, merge
-from toolkit.attention.parse import parse_pattern
+from toolkit.attention.parse import parse_pattern, register_pattern
 from toolkit.attention.patterns import (
     BlockMask,
     Causal,
@@ -59,4 +59,5 @@ __all__ = [
     "attention_work",
     "merge",
     "parse_pattern",
+    "register_pattern",
 ]

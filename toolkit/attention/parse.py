@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from toolkit.attention import patterns
 from toolkit.attention.patterns import And, Not, Or, Pattern
 from toolkit.attention.patterns.tokens import KeysAt, LeadingQueries, QueriesAt
 from toolkit.calls import Calls, NotUnderstoodError
+from toolkit.checks import require
 
 NAMES: dict[str, type[Pattern]] = {
     name: kind
@@ -26,6 +27,31 @@ HALVES: dict[str, Callable[..., Pattern]] = {
     "LeadingQueries": LeadingQueries,
 }
 """The halves of ``GlobalTokens``, which layers take apart."""
+
+
+Kind = TypeVar("Kind", bound=type[Pattern])
+
+
+def register_pattern(kind: Kind) -> Kind:
+    """Make a pattern of one's own known by its class's name: to text, and so to configs, operators and kernels.
+
+    A decorator. Register where the class is defined, so that every process that imports it knows it.
+
+    Raises:
+        ValueError: if it is no class of patterns, or the name is another's.
+    """
+    fits = isinstance(kind, type) and issubclass(kind, Pattern)
+    require(fits, "kind", kind, "a class that derives from Pattern")
+    name = kind.__name__
+    free = name not in HALVES and _same_class(NAMES.get(name), kind)
+    require(free, "kind", name, f"a name of its own, not one of {', '.join(sorted({**NAMES, **HALVES}))}")
+    NAMES[name] = kind
+    return kind
+
+
+def _same_class(known: type | None, kind: type) -> bool:
+    """Whether the name is free, or its own: a module that is loaded again defines its class again."""
+    return known is None or (known.__module__, known.__qualname__) == (kind.__module__, kind.__qualname__)
 
 
 def parse_pattern(text: str, tensors: Sequence[Tensor] = ()) -> Pattern:

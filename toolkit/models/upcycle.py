@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from toolkit.checks import require
+from toolkit.layers import FeedForward, MoE
 from toolkit.layers.upcycling import check_sizes, upcycle_feed_forward
 from toolkit.models.config import BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.models.decoder import Decoder
 from toolkit.models.mup import width_ratio
+from toolkit.routing import TopKRouter
 
 
 def upcycle(
@@ -77,7 +79,10 @@ def upcycle(
     generator = torch.Generator().manual_seed(seed)
     for layer in chosen:
         dense, moe = (model.blocks[layer].feed_forward for model in (decoder, sparse))
-        upcycle_feed_forward(dense, moe, noise, generator)  # type: ignore[arg-type]  # they are what the config says
+        assert isinstance(dense, FeedForward)
+        assert isinstance(moe, MoE)
+        upcycle_feed_forward(dense, moe, noise, generator)
+        assert isinstance(moe.router, TopKRouter)  # upcycling refuses others
         moe.router.weight.data.mul_(width_ratio(sparse.config) ** 0.5)  # as muP starts it; 1 without
     return sparse
 

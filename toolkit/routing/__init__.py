@@ -15,7 +15,7 @@ from toolkit.routing.gshard import GShardRouter
 from toolkit.routing.hash import HashRouter
 from toolkit.routing.importance import ImportanceLoss, LoadLoss
 from toolkit.routing.noise import GaussianNoise, Jitter, NoisyTopK
-from toolkit.routing.parse import build_router, parse_adjustment
+from toolkit.routing.parse import build_router, parse_adjustment, register_router
 from toolkit.routing.quantile_balancer import QuantileBalancer
 from toolkit.routing.recompute import recomputing
 from toolkit.routing.replay import RoutingReplay
@@ -67,6 +67,7 @@ __all__ = [
     "flip_rate",
     "parse_adjustment",
     "recomputing",
+    "register_router",
     "require_finite_logits",
     "sort_by_expert",
     "token_starts",

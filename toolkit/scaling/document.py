@@ -64,7 +64,7 @@ def figure_section(figures: Sequence[ReportFigure], folder: Path) -> list[str]:
 
 def _embedded(figure: ReportFigure, folder: Path) -> str:
     relative = Path(os.path.relpath(figure.path, folder)).as_posix()
-    return f"![{Path(figure.path).stem}]({relative})\n\n*{figure.caption}*"
+    return f"![{Path(figure.path).stem}]({relative})\n\n{figure.described()}"
 
 
 def study_section(study: StudyDescription) -> list[str]:

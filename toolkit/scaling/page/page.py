@@ -118,7 +118,7 @@ class _Pictures(Treeprocessor, Extension):
 
 def _interactive(figure: Any, still: str, alt: str) -> str:
     """The place of an interactive figure, its data, and the still for where scripts are off."""
-    data = to_json(figure, validate=False, pretty=False).replace("</", "<\\/")
+    data = to_json(figure, validate=False, pretty=False)  # which writes "<" as an escape, so that no tag ends in it
     layout = figure.get("layout", {}) if isinstance(figure, dict) else figure.layout.to_plotly_json()
     height = layout.get("height", 430)
     return (
