@@ -37,6 +37,9 @@ NOT_RESULTS = (
 )
 """Settings that say where and how a study runs; the others, and what they come to, determine its results."""
 
+PIPED_WIDTH = 170
+"""Columns of the printed plan where the output is no terminal."""
+
 ANY_STEPS = 10**12
 """Steps before the plan sets a run's own: more than any warmup in steps."""
 
@@ -149,7 +152,7 @@ def conduct(study: Study, dry_run: bool, report: Callable[[Study, Sequence[RunRe
 
 def announce(study: Study, dry_run: bool) -> None:
     """Time the models' steps and print the plan; the folder is made the study's unless ``dry_run``."""
-    console = _console()
+    console = study_console()
     console.print(f"Reading the corpus, and timing a few throw-away steps of {len(study.runs)} runs' models ...")
     if dry_run:
         study.print_plan(console, study.trial_seconds())
@@ -162,13 +165,14 @@ def announce(study: Study, dry_run: bool) -> None:
 def conclude(report: Callable[[], Path], curves: Path) -> None:
     """Write the report, on the main process, and say where it is and how to look at the ``curves`` in that folder."""
     if is_main_process():
-        console = _console()
+        console = study_console()
         console.print(f"\nReport: {report()}", highlight=False)
         console.print(f"Curves: tensorboard --logdir {curves}", highlight=False)
 
 
-def _console() -> Console:
-    return Console(quiet=not is_main_process(), width=None if Console().is_terminal else 140)
+def study_console() -> Console:
+    """Where a study prints: nowhere but on the main process, and wide enough for a plan's table."""
+    return Console(quiet=not is_main_process(), width=None if Console().is_terminal else PIPED_WIDTH)
 
 
 def run_experiment(main: Callable[[Sequence[str]], None]) -> None:

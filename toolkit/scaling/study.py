@@ -18,6 +18,7 @@ from toolkit.checks import require, require_positive
 from toolkit.data import Corpus, CorpusConfig, prepare_corpus, validation_windows
 from toolkit.files import write_atomically
 from toolkit.parallel import ParallelConfig, is_main_process
+from toolkit.scaling.claims import number
 from toolkit.scaling.document import StudyDescription
 from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.origin import require_one_origin
@@ -31,6 +32,12 @@ from toolkit.training.provenance import code_version
 
 DRY_RUN_STEP = 2e11
 """A dry run on a CPU tries out steps of up to this many FLOPs: some seconds each."""
+
+PLAN_COLUMNS = (
+    *("run", "params", "active", "layers", "tokens", "epochs", "steps", "batch", "rate", "decay", "FLOPs", "/budget"),
+    *("MB", "time s"),
+)
+"""Of the printed plan; rate and decay are the peak learning rate and AdamW's weight decay."""
 
 ALONE = 1.5
 """A load average up to this is this process alone."""
@@ -141,7 +148,7 @@ class Study:
         """
         runs = self.runs if runs is None else runs
         table = Table(title=f"{len(runs)} runs on {len(self.prepared.train):,} training tokens", expand=False)
-        for column in ("run", "params", "active", "tokens", "epochs", "steps", "FLOPs", "/budget", "MB", "time s"):
+        for column in PLAN_COLUMNS:
             table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
         for run in runs:
             table.add_row(*self._plan_row(run), f"{run.training.steps * seconds[run.name]:.0f}" if seconds else "?")
@@ -168,10 +175,14 @@ class Study:
             run.name,
             f"{run.cost.total_parameters:,}",
             f"{run.cost.total_active_parameters:,}",
+            str(len(run.model.blocks)),
             f"{run.tokens:,}",
             f"{self.prepared.epochs(run.tokens):.2f}",
             f"{run.training.steps:,}",
-            f"{run.flops['exact']:.3g}",
+            str(run.training.batch_size),
+            f"{run.training.learning_rate:.2g}",
+            f"{run.training.weight_decay:.2g}",
+            number(run.flops["exact"]),
             f"{run.flops['exact'] / run.budget:.4f}",
             f"{run.memory(self.parallel.world_size).training / 1e6:.0f}",
         )

@@ -16,14 +16,14 @@ from toolkit.training.step import training_loss
 
 
 def probe_step_seconds(
-    configs: Sequence[tuple[DecoderConfig, TrainingConfig]], device: str = "cpu", rounds: int = 15, warmup: int = 3
+    configs: Sequence[tuple[DecoderConfig, TrainingConfig]], device: str = "cpu", rounds: int = 17, warmup: int = 3
 ) -> list[float]:
     """Median seconds of one step of each config; see :func:`time_steps`."""
     return [statistics.median(taken) for taken in time_steps(configs, device, rounds, warmup)]
 
 
 def time_steps(
-    configs: Sequence[tuple[DecoderConfig, TrainingConfig]], device: str = "cpu", rounds: int = 15, warmup: int = 3
+    configs: Sequence[tuple[DecoderConfig, TrainingConfig]], device: str = "cpu", rounds: int = 17, warmup: int = 3
 ) -> list[list[float]]:
     """Seconds of ``rounds`` steps (forward, backward, clipping, AdamW) of each config, on random tokens.
 
