@@ -46,6 +46,10 @@ def blocks(dim: int) -> dict[str, BlockConfig]:
     }
 
 
+def factors_of(model: Decoder) -> dict[str, float]:
+    return learning_rate_factors(model, model.config)
+
+
 def config(dim: int, mup_base_dim: int | None = BASE, tied_head: bool = False, *kinds: str) -> DecoderConfig:
     layers = blocks(dim)
     chosen = tuple(layers[kind] for kind in kinds or layers)
@@ -85,7 +89,7 @@ def test_at_its_base_width_it_is_the_standard_model_bit_for_bit(tied_head: bool)
     mup, standard = decoder(BASE, BASE, tied_head), decoder(BASE, None, tied_head)
     for (name, ours), theirs in zip(mup.named_parameters(), standard.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
-    assert set(learning_rate_factors(mup).values()) == {1.0}
+    assert set(learning_rate_factors(mup, mup.config).values()) == {1.0}
     plain = ("dense", "moe")  # deterministic in training
     mup, standard = decoder(BASE, BASE, tied_head, *plain), decoder(BASE, None, tied_head, *plain)
     tokens = torch.randint(VOCAB, (2, 12))
@@ -96,20 +100,20 @@ def test_at_its_base_width_it_is_the_standard_model_bit_for_bit(tied_head: bool)
 @pytest.mark.parametrize("dim", [16, 64, 128])
 def test_rates_fall_with_the_width_where_the_fan_in_grows(dim: int) -> None:
     model = decoder(dim)
-    factors = learning_rate_factors(model)
+    factors = learning_rate_factors(model, model.config)
     assert list(factors) == [name for name, _ in model.named_parameters()]
     for name, factor in factors.items():
         assert factor == (BASE / dim if of("hidden", name) or of("output", name) else 1.0), name
 
 
 def test_without_mup_all_rates_are_one() -> None:
-    assert set(learning_rate_factors(decoder(64, None)).values()) == {1.0}
+    assert set(factors_of(decoder(64, None)).values()) == {1.0}
 
 
 def test_the_sides_that_grow_are_those_that_the_rule_says() -> None:
     """The tables' own criterion, read off two widths: which of a matrix's sides the width changes."""
     narrow, wide = (dict(decoder(dim).named_parameters()) for dim in (128, 256))
-    for name, factor in learning_rate_factors(decoder(128)).items():
+    for name, factor in factors_of(decoder(128)).items():
         one, two = narrow[name].shape, wide[name].shape
         grows = len(one) >= 2 and two[-1] > one[-1] and name not in ("embedding.weight", "head.weight")
         # one row an expert, channel by channel: these are vectors in a table

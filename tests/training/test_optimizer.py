@@ -82,7 +82,7 @@ def test_with_mup_a_parameter_s_rate_is_times_its_factor(mup_base_dim: int, with
     model = decoder(tied_head=False, mup_base_dim=mup_base_dim)
     optimizer = build_optimizer(nn.ModuleList([model]) if within else model, CONFIG)
     rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
-    for name, factor in learning_rate_factors(model).items():
+    for name, factor in learning_rate_factors(model, model.config).items():
         assert rates[id(model.get_parameter(name))] == pytest.approx(0.01 * factor), name
     assert set(rates.values()) == {0.01, 0.01 * mup_base_dim / 16}
     assert optimizer.param_groups[0]["lr"] == 0.01  # the one that is logged

@@ -47,7 +47,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(layers)
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.head = None if config.tied_head else nn.Linear(config.dim, config.vocab_size, bias=False)
-        learning_rate_factors(self)  # refuses what muP does not know
+        learning_rate_factors(self, config)  # refuses what muP does not know
         initialise(self, config)
 
     def forward(

@@ -30,13 +30,10 @@ as large as there, and learn as much. What the rule leaves open:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import nn
 
 from toolkit.checks import require
 from toolkit.models.config import DecoderConfig
-
-if TYPE_CHECKING:
-    from toolkit.models.decoder import Decoder
 
 HIDDEN = (".qkv_proj", ".o_proj", ".gate_up_proj", ".up_proj", ".down_proj", ".gate_proj", ".predictor_up")
 """Ends of the names of matrices both of whose sides grow with the width."""
@@ -61,18 +58,18 @@ def is_output(name: str) -> bool:
     return name.endswith(OUTPUT)
 
 
-def learning_rate_factors(decoder: Decoder) -> dict[str, float]:
-    """For each parameter's name, what Adam's learning rate is multiplied by; 1 for all without muP.
+def learning_rate_factors(decoder: nn.Module, config: DecoderConfig) -> dict[str, float]:
+    """For the name of each parameter of the decoder that ``config`` makes, what Adam's learning rate is multiplied by; 1 for all without muP.
 
     Raises:
         ValueError: with muP, naming a parameter for which no rule is known, such as a ``SoftRouter``'s ``scale``:
             its logits are cosines, for which the rule of the other routers is wrong.
     """
     names = [name for name, _ in decoder.named_parameters()]
-    if decoder.config.mup_base_dim is None:
+    if config.mup_base_dim is None:
         return dict.fromkeys(names, 1.0)
     for name in names:
         right = f"None with a parameter {name!r}, for which no muP rule is known here"
-        require(name.endswith((*HIDDEN, *OUTPUT, *OTHERS)), "mup_base_dim", decoder.config.mup_base_dim, right)
-    ratio = width_ratio(decoder.config)
+        require(name.endswith((*HIDDEN, *OUTPUT, *OTHERS)), "mup_base_dim", config.mup_base_dim, right)
+    ratio = width_ratio(config)
     return {name: ratio if name.endswith((*HIDDEN, *OUTPUT)) else 1.0 for name in names}

@@ -44,6 +44,6 @@ def _factors(model: nn.Module) -> dict[int, float]:
     found: dict[int, float] = {}
     for decoder in model.modules():
         if isinstance(decoder, Decoder):
-            factors = learning_rate_factors(decoder)
+            factors = learning_rate_factors(decoder, decoder.config)
             found |= {id(parameter): factors[name] for name, parameter in decoder.named_parameters()}
     return found
