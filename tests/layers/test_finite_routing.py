@@ -21,6 +21,7 @@ from toolkit.layers import (
 )
 from toolkit.layers.packed_sequences import Sequences
 from toolkit.routing import GaussianNoise, SoftRouter, TopKRouter
+from toolkit.routing.finite import DivergedError
 
 DIM, EXPERTS = 8, 4
 
@@ -59,8 +60,9 @@ def test_the_layer_and_the_step_are_named(path: str, bad: float) -> None:
     for _, layer in model.named_children():
         layer(torch.randn(2, 6, DIM))
     assert found(model)[path] == 12
-    with pytest.raises(ValueError, match=rf"router logits of {path} at step 31='12 infinite or NaN'"):
+    with pytest.raises(DivergedError, match=rf"router logits of {path} at step 31='12 infinite or NaN'") as refusal:
         require_finite_routing(model, 31)
+    assert refusal.value.step == 31
 
 
 def test_the_predictor_of_a_depth_router_is_a_router_too() -> None:

@@ -14,6 +14,7 @@ from experiment_script import ROOT, load_script, write_text
 
 from toolkit.scaling import IsoFLOP, Study
 from toolkit.scaling.cli import read_study, run_experiment
+from toolkit.scaling.sparsity.cli import read_sparsity
 
 SCRIPT = ROOT / "experiments" / "dense_vs_sparse.py"
 PRESETS = ROOT / "experiments" / "presets"
@@ -78,7 +79,7 @@ def refusal(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--preset nope", "preset='nope': it must be one of 'demo', 'gpu', 'laptop'"),
+        ("--preset nope", "preset='nope': it must be one of 'cluster', 'demo', 'gpu', 'laptop'"),
         ("--preset", "argument --preset: expected one argument"),
         ("--training.context 100000", "context=100000: it must be at most "),
         ("--validation_windows 5000", "validation_windows=5000: it must be at most "),
@@ -294,7 +295,7 @@ def test_overrides_of_every_part_reach_the_study(base: list[str], tmp_path: Path
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
 def test_every_preset_can_be_read(preset: str) -> None:
-    study, _ = read_study(["--preset", preset], PRESETS, "")
+    study = read_sparsity(["--preset", preset], PRESETS, "", Path("runs"))[0].base
     assert study.folder.path == Path("runs") / preset
     assert {"dense", "moe"} <= set(study.shape.families)
 

@@ -80,6 +80,15 @@ def test_ends_that_do_not_fall_give_no_finite_cost() -> None:
     assert mine.cost_to_reach(np.array([2.0]))[0][0] == 0.0
 
 
+@pytest.mark.parametrize("better", [1.0, 0.7])
+def test_a_larger_budget_that_is_better_in_no_more_time_has_no_slope_to_go_on_by(better: float) -> None:
+    mine = frontier(np.array([1.0, better]), np.array([2.0, 1.8]))
+    reached, outside = mine.cost_to_reach(np.array([1.7]))
+    assert np.isnan(reached[0])
+    assert not outside[0]
+    assert mine.cost_to_reach(np.array([1.8]))[0][0] == pytest.approx(better)
+
+
 def test_one_budget_has_no_slope() -> None:
     one = Frontier(np.array([0.0, 0.5]), np.array([[2.0, 1.9]]), np.array([[0.5]]), np.array([[1.9]]))
     reached, outside = one.cost_to_reach(np.array([1.95]))

@@ -16,6 +16,7 @@ from rich.console import Console
 from toolkit.data import CorpusConfig
 from toolkit.parallel import ParallelConfig
 from toolkit.scaling import Family, Grid, IsoFLOP, ModelShape, Study, StudyFolder, study
+from toolkit.scaling.plan import grid_warnings
 from toolkit.training import TrainingConfig
 
 
@@ -139,7 +140,9 @@ def test_the_plan_as_printed(small: Study, monkeypatch: pytest.MonkeyPatch) -> N
     flops = sum(run.flops["exact"] for run in small.runs)
     assert f"{flops:.3g} FLOPs in all; training takes about {total / 2 / 60:.1f} minutes with 2 runs at once" in output
     assert f"({total / 60:.1f} one by one" in output
-    assert "note:" not in output
+    notes = [line for line in output.splitlines() if line.startswith("note:")]
+    assert notes == [f"note: {line}" for line in grid_warnings(small.runs)]
+    assert "2 of dense, 2 of moe" in notes[0]
 
 
 def test_where_a_step_is_too_large_to_try_out_the_time_is_unknown(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -17,6 +18,8 @@ from synthetic_study import run_result
 from toolkit.data import CorpusConfig, prepare_corpus
 from toolkit.parallel import ParallelConfig
 from toolkit.scaling import Family, Grid, IsoFLOP, ModelShape, PlannedRun, RunResult, StudyFolder, plan_isoflop, sweep
+from toolkit.scaling.plan import Recipe, Search
+from toolkit.scaling.sparsity.search import found_rates, plan_search
 from toolkit.scaling.sweep import SweepSettings, run_sweep, step_seconds, train_one
 from toolkit.training import TrainingConfig
 from toolkit.training import run as training_run
@@ -185,6 +188,58 @@ def test_hparams_say_what_the_run_is(text: Path, tmp_path: Path, monkeypatch: py
         "steps": training_config.steps,
     }
     assert given["validation_count"] == 20
+
+
+def too_fast(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs at a learning rate that no model survives."""
+    return [replace(run, mark="-fast", training=replace(run.training, learning_rate=1e20)) for run in runs]
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_that_diverges_is_recorded_and_not_run_again(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """The dense one at its budget, the mixture where its routers' logits stopped being finite; then the others."""
+    sound = plan(seeds=1)
+    runs = too_fast(sound) + sound
+    seconds = {run.name: 0.01 for run in runs}
+    rows = run_sweep(runs, settings(text, tmp_path, workers), seconds)
+    assert [row.run for row in rows] == [run.name for run in runs]
+    assert [math.isnan(row.bits_per_byte) for row in rows] == [True, True, False, False]
+    dense, mixture = rows[:2]
+    assert dense.flops_spent == pytest.approx(dense.flops_planned)
+    assert 0 < mixture.steps < runs[1].training.steps
+    assert mixture.tokens == mixture.steps * runs[1].training.tokens_per_step
+    assert mixture.flops_spent / mixture.flops_planned == pytest.approx(mixture.steps / runs[1].training.steps)
+    assert mixture.seconds == pytest.approx(0.01 * mixture.steps)
+    assert mixture.seconds_wall > 0
+    recorder = Recorder()
+    monkeypatch.setattr(sweep, "train_one", recorder)
+    assert same(run_sweep(runs, settings(text, tmp_path), seconds)) == same(rows)
+    assert recorder.trained == []
+
+
+def test_a_search_for_the_rate_survives_one_that_diverges(text: Path, tmp_path: Path) -> None:
+    shape = ModelShape((Family("moe", num_experts=4),), layers=1)
+    search = Search(flops=4e8, factors=(0.1, 1.0, 1e19))
+    recipe = Recipe(learning_rate=0.01, base_dim=16, search=search)
+    runs = plan_search(recipe, shape, ("moe",), 256, BASE)
+    rows = run_sweep(runs, settings(text, tmp_path), {run.name: 0.01 for run in runs})
+    (found,) = found_rates(recipe, runs, rows).values()
+    assert math.isinf(found.losses[-1])
+    assert found.rate <= 0.01
+
+
+def test_other_errors_than_divergence_still_stop_the_sweep(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(*arguments: Any, **given: Any) -> Any:
+        raise ValueError("context=5000: it must be at most 100")
+
+    monkeypatch.setattr(training_run, "fit", fit)
+    with pytest.raises(RuntimeError, match="failed; finished runs are kept"):
+        run_sweep(RUNS, settings(text, tmp_path), SECONDS)
+    assert StudyFolder(tmp_path).table.read() == []
 
 
 GROWING = replace(BASE, steps=10**6, batch_size=2, schedule="wsd", warmup_steps=3, decay_share=0.25)

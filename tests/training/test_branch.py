@@ -264,6 +264,17 @@ def test_so_are_another_model_text_or_beginning(
     assert not (tmp_path / "run").exists()
 
 
+def test_every_process_refuses_and_only_the_main_one_writes(
+    trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that found nothing wrong would wait for those that did."""
+    monkeypatch.setattr(run, "is_main_process", lambda: False)
+    with pytest.raises(ValueError, match="seed=1: it must be 0, as in the trunk"):
+        fit_in(tmp_path / "run", replace(TRUNK, steps=40, seed=1), branch=checkpoint_of(trunk, 30))
+    run._begin(tmp_path / "run", TRUNK, {}, None)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_checkpoint_in_the_trunk_s_decay_is_refused(trunk: Path, tmp_path: Path) -> None:
     last = trunk / "checkpoints" / "last.ckpt"
     with pytest.raises(ValueError, match="of step 36 or before, where the first decay starts, and not of step 48"):

@@ -56,6 +56,15 @@ def test_a_warmup_in_steps_stands_in_place_of_the_share() -> None:
     assert TrainingConfig(steps=100, schedule="wsd", decay_share=0.9, warmup_share=1.0, warmup_steps=10).warmup == 10
 
 
+@pytest.mark.parametrize("steps", range(1, 25))
+@pytest.mark.parametrize("warmup_share", [0.0, 0.1, 0.25, 0.5, 0.75])
+def test_shares_that_fill_the_run_do_not_overlap_in_steps(steps: int, warmup_share: float) -> None:
+    """Both may round up: half of three steps is 1.5 of each."""
+    config = TrainingConfig(steps=steps, schedule="wsd", warmup_share=warmup_share, decay_share=1 - warmup_share)
+    assert config.warmup <= config.decay_start
+    assert abs(config.decay - (1 - warmup_share) * steps) <= 1
+
+
 @pytest.mark.parametrize("name", [field.name for field in fields(TrainingConfig)])
 def test_what_the_steps_before_the_decay_depend_on(name: str) -> None:
     """All settings but the run's and the decay's length and depth, and what trains nothing; the warmup in steps."""

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import torch
 from training_cases import MODEL, WINDOWS, budget, corpus, metrics, training
 
 from toolkit.models import Decoder
+from toolkit.routing.finite import DivergedError
 from toolkit.training import Fitted, LanguageModel, TrainingConfig, fit, next_token_nll, run, training_loss
+from toolkit.training.config import OF_NO_STEP
 from toolkit.training.progress import ReportProgress
 
 CONFIG = training()
@@ -302,3 +304,107 @@ def test_the_trained_model_is_in_the_last_checkpoint(tmp_path: Path, monkeypatch
     fit_in(tmp_path / "run")
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == CONFIG.steps
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was killed at step 20, with the checkpoint of step 19."""
+    folder, config = tmp_path_factory.mktemp("cut"), training(checkpoint_minutes=EVERY_STEP)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "ReportProgress", functools.partial(ReportProgress, seconds=0.0))
+        with pytest.raises(Killed):
+            fit_in(folder, config, report=kill_at(20))
+    return folder
+
+
+OTHER_TRAINING: dict[str, Any] = {
+    **{"steps": 41, "context": 16, "batch_size": 8, "learning_rate": 1e-4, "schedule": "wsd", "warmup_share": 0.2},
+    **{"warmup_steps": 2, "decay_share": 0.1, "final_share": 0.0, "weight_decay": 0.0, "beta1": 0.8, "beta2": 0.9},
+    **{"eps": 1e-6, "gradient_clip": 2.0, "precision": "64-true", "seed": 7, "log_every": 6, "validation_block": 64},
+}
+"""Another value of every setting that a run is made by."""
+
+
+@pytest.mark.parametrize("main", [True, False])  # a process that found nothing wrong would wait for the others
+@pytest.mark.parametrize("name", OTHER_TRAINING)
+def test_a_run_does_not_go_on_with_other_settings(
+    cut: Path, monkeypatch: pytest.MonkeyPatch, name: str, main: bool
+) -> None:
+    assert set(OTHER_TRAINING) | set(OF_NO_STEP) == {field.name for field in fields(TrainingConfig)}
+    monkeypatch.setattr(run, "is_main_process", lambda: main)
+    before = (cut / "run.json").read_bytes(), (cut / "metrics.jsonl").read_bytes()
+    other = training(**{name: OTHER_TRAINING[name]})
+    with pytest.raises(ValueError, match=f"^{name}=.* or another folder$"):
+        fit(MODEL, other, corpus(), cut, budget(CONFIG), validation_count=WINDOWS)
+    assert before == ((cut / "run.json").read_bytes(), (cut / "metrics.jsonl").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budget": 2 * budget(CONFIG)}, "^budget="),
+        (
+            {"validation_count": WINDOWS // 2},
+            f"^validation_windows={WINDOWS // 2}: it must be .* {WINDOWS}, or another",
+        ),
+        ({"corpus": replace(corpus(), digest="1" * 64)}, "^corpus='1111"),
+        ({"model": replace(MODEL, blocks=MODEL.blocks[:2])}, "^model="),
+    ],
+)
+def test_nor_with_another_budget_text_model_or_validation(cut: Path, settings: dict[str, Any], message: str) -> None:
+    given = {"model": MODEL, "corpus": corpus(), "budget": budget(CONFIG), "validation_count": WINDOWS, **settings}
+    with pytest.raises(ValueError, match=message):
+        fit(training=CONFIG, folder=cut, **given)
+
+
+def test_nor_in_another_precision_that_auto_has_come_to(cut: Path, tmp_path: Path) -> None:
+    """The settings say "auto" both times; what it means on this machine is another thing than it was."""
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    told = json.loads((folder / "run.json").read_text())
+    told["precision"] = "bf16-mixed"
+    (folder / "run.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match="^precision='32-true': it must be .*'bf16-mixed', or another folder"):
+        fit_in(folder)
+
+
+def test_a_checkpoint_whose_settings_are_not_known_is_not_gone_on_from(cut: Path, tmp_path: Path) -> None:
+    shutil.copytree(cut, tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    with pytest.raises(ValueError, match="^folder=.* its settings beside it, in .*run.json"):
+        fit_in(tmp_path / "run")
+
+
+def test_what_changes_nothing_of_what_is_learned_may_change(
+    unbroken: tuple[Path, Fitted], cut: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(cut, tmp_path / "run")
+    resumed = fit_in(tmp_path / "run", training(checkpoint_minutes=60.0, evaluations=4))
+    assert deterministic(resumed) == deterministic(unbroken[1])
+
+
+def test_a_kill_while_the_table_is_cut_back_loses_no_row(
+    unbroken: tuple[Path, Fitted], cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever file is being written then is left empty."""
+    shutil.copytree(cut, tmp_path / "run")
+
+    def torn(path: Path, *arguments: Any, **settings: Any) -> int:
+        if "metrics.jsonl" in path.name:
+            path.open("w").close()
+            raise Killed
+        return write_text(path, *arguments, **settings)
+
+    write_text = Path.write_text
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", torn)
+        with pytest.raises(Killed):
+            fit_in(tmp_path / "run")
+    fit_in(tmp_path / "run")
+    assert metrics(tmp_path / "run") == metrics(unbroken[0])
+
+
+def test_a_router_that_diverges_is_an_error_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="router logits of .* at step") as refusal:
+        fit_in(tmp_path, training(learning_rate=1e20))
+    assert 1 < refusal.value.step <= CONFIG.steps

@@ -33,14 +33,14 @@ def require_finite_routing(model: nn.Module, step: int, counts: Mapping[str, Ten
             gradients, processes); by default that of the last forward.
 
     Raises:
-        ValueError: naming the first such layer and the step.
+        DivergedError: a ``ValueError`` that names the first such layer and the step.
 
     >>> moe = MoE(dim=16, hidden_dim=32, num_experts=4, top_k=2)
     >>> _ = moe(torch.full((3, 16), torch.nan))
     >>> require_finite_routing(nn.Sequential(moe), step=7)
     Traceback (most recent call last):
-    ValueError: router logits of 0 at step 7='12 infinite or NaN': it must be finite; look for a learning rate that \
-is too high, half precision that overflows, or bad input
+    toolkit.routing.finite.DivergedError: router logits of 0 at step 7='12 infinite or NaN': it must be finite; look \
+for a learning rate that is too high, half precision that overflows, or bad input
     """
     counts = non_finite_logits(model) if counts is None else counts
     if counts:

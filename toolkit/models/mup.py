@@ -59,7 +59,11 @@ def is_output(name: str) -> bool:
 
 
 def learning_rate_factors(decoder: nn.Module, config: DecoderConfig) -> dict[str, float]:
-    """For the name of each parameter of the decoder that ``config`` makes, what Adam's learning rate is multiplied by; 1 for all without muP.
+    """What Adam's learning rate is multiplied by for each parameter's name; 1 for all without muP.
+
+    Args:
+        decoder: whose parameters they are.
+        config: what it was made from.
 
     Raises:
         ValueError: with muP, naming a parameter for which no rule is known, such as a ``SoftRouter``'s ``scale``:

@@ -8,7 +8,7 @@ from toolkit.routing.capacity import Capacity
 from toolkit.routing.conventions import balance_value
 from toolkit.routing.dispatch import ExpertRows, sort_by_expert, token_starts
 from toolkit.routing.expert_choice import ExpertChoiceRouter
-from toolkit.routing.finite import require_finite_logits
+from toolkit.routing.finite import DivergedError, require_finite_logits
 from toolkit.routing.fixed import FixedRouter, RandomRouter, UniformRouter
 from toolkit.routing.groups import GroupLimit
 from toolkit.routing.gshard import GShardRouter
@@ -34,6 +34,7 @@ __all__ = [
     "Balancer",
     "BiasBalancer",
     "Capacity",
+    "DivergedError",
     "ExpertChoiceRouter",
     "ExpertRows",
     "FixedRouter",

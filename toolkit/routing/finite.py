@@ -5,8 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolkit.checks import require
 from toolkit.routing.valid import only_valid
+
+
+class DivergedError(ValueError):
+    """Training has diverged: what a step depends on is not finite.
+
+    Attributes:
+        step: that was about to be taken; the one before it was the last.
+    """
+
+    def __init__(self, message: str, step: int = 0) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 def count_non_finite(logits: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -18,12 +29,12 @@ def require_finite_logits(logits: Tensor, layer: str, step: int, valid: Tensor |
     """Refuse router logits (tokens, ...) that are infinite or NaN outside the padding. Waits for the device.
 
     Raises:
-        ValueError: naming the layer and the step.
+        DivergedError: naming the layer and the step.
 
     >>> require_finite_logits(torch.tensor([[0.0, torch.inf]]), "blocks.3.feed_forward", 120)
     Traceback (most recent call last):
-    ValueError: router logits of blocks.3.feed_forward at step 120='1 infinite or NaN': it must be finite; look for \
-a learning rate that is too high, half precision that overflows, or bad input
+    toolkit.routing.finite.DivergedError: router logits of blocks.3.feed_forward at step 120='1 infinite or NaN': it \
+must be finite; look for a learning rate that is too high, half precision that overflows, or bad input
     """
     require_none_non_finite(int(count_non_finite(logits, valid)), layer, step)
 
@@ -32,11 +43,9 @@ def require_none_non_finite(count: int, layer: str, step: int) -> None:
     """Refuse a :func:`count_non_finite` above 0.
 
     Raises:
-        ValueError: naming the layer and the step.
+        DivergedError: naming the layer and the step.
     """
-    require(
-        count == 0,
-        f"router logits of {layer} at step {step}",
-        f"{count} infinite or NaN",
-        "finite; look for a learning rate that is too high, half precision that overflows, or bad input",
-    )
+    if count:
+        causes = "a learning rate that is too high, half precision that overflows, or bad input"
+        where = f"router logits of {layer} at step {step}"
+        raise DivergedError(f"{where}='{count} infinite or NaN': it must be finite; look for {causes}", step)

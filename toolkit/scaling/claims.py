@@ -59,9 +59,9 @@ def _answer(entry: ComputeMultiplier) -> str:
     flops, seconds = verdict(entry.equal_flops), verdict(entry.equal_seconds)
     text = (
         f"At {number(entry.budget)} FLOPs `{entry.family}` reached {entry.loss:.3f} bits per byte; "
-        f"{_needs(entry.baseline, entry.equal_flops, 'compute')} for that. "
+        f"{_needs(entry.baseline, entry.equal_flops, 'compute')}. "
         f"In {number(entry.seconds)} s on this machine it reached {entry.loss_at_seconds:.3f}; "
-        f"{_needs(entry.baseline, entry.equal_seconds, 'time')} for that. "
+        f"{_needs(entry.baseline, entry.equal_seconds, 'time')}. "
         f"**In FLOPs: {_phrase(flops, entry.equal_flops)}. "
         f"On this machine's clock: {_phrase(seconds, entry.equal_seconds)}.**"
     )
@@ -72,14 +72,13 @@ def _answer(entry: ComputeMultiplier) -> str:
 
 def _needs(baseline: str, estimate: Estimate, cost: str) -> str:
     if math.isnan(estimate.value):
-        return f"how much {cost} `{baseline}` needs is unknown"
+        return f"how much {cost} `{baseline}` needs for that is unknown"
     if math.isinf(estimate.value):
-        return f"by its own trend no amount of {cost} brings `{baseline}` there: its multiplier is unbounded"
-    return f"`{baseline}` needs {times(estimate)} times the {cost}{_flag(estimate)}"
-
-
-def _flag(estimate: Estimate) -> str:
-    return ", an extrapolation," if estimate.extrapolated else ""
+        return (
+            f"by its own trend, continued, no amount of {cost} brings `{baseline}` there: the multiplier is unbounded"
+        )
+    flag = " (an extrapolation)" if estimate.extrapolated else ""
+    return f"`{baseline}` needs {times(estimate)} times the {cost} for that{flag}"
 
 
 def _phrase(judged: Verdict, estimate: Estimate) -> str:
@@ -89,7 +88,7 @@ def _phrase(judged: Verdict, estimate: Estimate) -> str:
         "lost": "sparsity did not pay",
         "undecided": "undecided, the 95% interval holds 1",
         "no interval": f"the estimate is {side} 1, but one seed per cell supports no claim",
-        "unknown": "nothing can be said, the baseline was trained at one budget",
+        "unknown": "nothing can be said, the baseline has one budget, or its better one took no longer",
     }[judged]
 
 
@@ -97,7 +96,6 @@ def limits(
     rows: Sequence[RunResult],
     multipliers: Sequence[ComputeMultiplier],
     planned_runs: Sequence[str] = (),
-    seconds_source: str = "",
 ) -> list[str]:
     """List what the data cannot support, each a sentence or two.
 
@@ -105,7 +103,6 @@ def limits(
         rows: every run that ended, diverged ones included.
         multipliers: the claims made of them.
         planned_runs: names of all runs that the study planned.
-        seconds_source: how the time of a step was measured.
     """
     finite, diverged = finite_runs(rows)
     minima = isoflop_minima(finite)
@@ -117,17 +114,25 @@ def limits(
     ]
     budgets = [minimum.budget for minimum in minima]
     always = [
-        "Seconds are steps x the isolated time of one step on this machine"
-        + (f" ({seconds_source})" if seconds_source else "")
-        + ", not the time in the sweep. The intervals hold the noise over seeds, not that of the clock.",
-        "All runs are evaluated on the same validation windows: the sampling error of these windows is "
-        "shared, so it cancels between runs but not in the level of any bits per byte given here.",
+        "Seconds are steps x the isolated time of one step on this machine, not the time in the sweep (*The study* "
+        "tells how it was measured); intervals of multipliers hold the noise over seeds, not that of the clock.",
+        "All runs are evaluated on the same validation windows: the sampling error of these windows is shared, so "
+        "most of it cancels between runs, not all, and no interval holds the rest.",
         "Costs between measured budgets are interpolated, which itself errs by a few per cent; "
         "the intervals do not hold that.",
-        f"The runs span {number(min(budgets))} to {number(max(budgets))} FLOPs; nothing here tells what "
-        "happens beyond.",
+        f"The grid's runs span {number(min(budgets))} to {number(max(budgets))} FLOPs; beyond, nothing of it is "
+        "measured.",
+        *_repetition(rows),
     ]
     return found + always
+
+
+def _repetition(rows: Sequence[RunResult]) -> list[str]:
+    """What can be said of repeated text where none was."""
+    most = max(row.epochs for row in rows)
+    return (
+        [] if most > 1 else [f"No run saw its text twice (at most {most:.2f} epochs): nothing is said of repetition."]
+    )
 
 
 def _seed_limits(rows: Sequence[RunResult]) -> list[str]:
@@ -136,7 +141,7 @@ def _seed_limits(rows: Sequence[RunResult]) -> list[str]:
     if noise is None:
         found.append(
             "One seed: no size and budget was trained twice, so the noise over seeds is unmeasured, there "
-            "are no intervals, and any difference between families may be chance."
+            "are no intervals over seeds, and any difference between families may be chance."
         )
     elif noise.degrees_of_freedom < _FEW_DEGREES_OF_FREEDOM:
         found.append(
@@ -180,7 +185,7 @@ def _multiplier_limits(multipliers: Sequence[ComputeMultiplier]) -> list[str]:
     ]
     groups = [
         (
-            "The multiplier is unknown, because the baseline was trained at one budget, for {}.",
+            "The multiplier is unknown, because the baseline has one budget or its better one took no longer, for {}.",
             [name for name, estimate in claims if verdict(estimate) == "unknown"],
         ),
         (
@@ -209,7 +214,8 @@ def run_limits(rows: Sequence[RunResult], diverged: Sequence[RunResult], planned
     """What did not finish, diverged, ran short of text, missed its budget or dropped tokens."""
     ended = {row.run for row in rows}
     repeated = [row for row in rows if row.epochs > 1]
-    off = [f"`{row.run}`" for row in rows if abs(row.flops_spent / row.flops_planned - 1) > _FLOPS_TOLERANCE]
+    ended_well = finite_runs(rows)[0]
+    off = [f"`{row.run}`" for row in ended_well if abs(row.flops_spent / row.flops_planned - 1) > _FLOPS_TOLERANCE]
     dropped = [row for row in rows if row.dropped_share > 0]
     missing = [f"`{run}`" for run in planned_runs if run not in ended]
     found = []

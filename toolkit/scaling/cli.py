@@ -37,7 +37,7 @@ NOT_RESULTS = (
 )
 """Settings that say where and how a study runs; the others, and what they come to, determine its results."""
 
-PIPED_WIDTH = 170
+PIPED_WIDTH = 200
 """Columns of the printed plan where the output is no terminal."""
 
 ANY_STEPS = 10**12

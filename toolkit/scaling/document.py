@@ -87,7 +87,7 @@ def runs_section(rows: Sequence[RunResult], table: str, title: str = "Every run"
     """A table of all ``rows``; ``table`` is the name of the file that holds them."""
     return [
         f"## {title}",
-        f"All {len(rows)} runs of `{table}`, which holds further columns. MaxVio is the busiest expert's "
+        f"{len(rows)} runs of `{table}`, which holds further columns. MaxVio is the busiest expert's "
         "load over the mean load, minus 1, mean over layers at the end of training; a dense model has none.",
         markdown_table(_RUN_COLUMNS, [_run_cells(row) for row in rows]),
     ]

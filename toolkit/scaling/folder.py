@@ -11,6 +11,7 @@ from pathlib import Path
 
 from toolkit.checks import require
 from toolkit.files import write_atomically
+from toolkit.scaling.growth import grows
 from toolkit.scaling.table import ResultsTable
 
 
@@ -45,28 +46,26 @@ class StudyFolder:
         return self.path / "runs" / name
 
     def claim(self, settings: str) -> None:
-        """Make the folder this study's, or see that it already is.
+        """Make the folder this study's, or see that it already is, or that of a smaller one.
 
         Args:
             settings: everything that determines the results, as text.
 
         Raises:
-            ValueError: if the folder cannot be written, or holds the results of other settings.
+            ValueError: if the folder cannot be written, or holds the results of other settings than these, or of more
+                runs (:mod:`toolkit.scaling.growth`).
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"out={str(self.path)!r}: it must be a folder that can be made ({error})") from None
         require(os.access(self.path, os.W_OK), "out", str(self.path), "a folder that can be written")
-        if self.settings.exists():
-            changed = _first_difference(self.settings.read_text(), settings)
-            require(
-                not changed,
-                "out",
-                str(self.path),
-                f"another folder: this one holds a study with other settings ({changed})",
-            )
-        else:
+        before = self.settings.read_text() if self.settings.exists() else ""
+        changed = _first_difference(before, settings)
+        if before and changed:
+            right = f"another folder: this one holds a study with other settings ({changed})"
+            require(grows(before, settings), "out", str(self.path), right)
+        if changed:
             write_atomically(self.settings, settings)
 
     @contextmanager

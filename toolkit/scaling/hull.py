@@ -60,8 +60,9 @@ class Frontier:
         """Return the lowest log cost at which the hull comes down to log loss ``loss``: (draws,) -> (draws,).
 
         Also returns whether that cost lies outside the measured range. The cost is nan with fewer
-        than two budgets or a nan loss; +inf (or -inf) where it lies beyond the range's upper
-        (lower) end and the loss does not fall between the two nearest budgets.
+        than two budgets or a nan loss, or where it lies beyond an end of the range at which the better of the two
+        nearest budgets' best costs no more than the other; +inf (or -inf) where it lies beyond the range's upper
+        (lower) end and the loss does not fall between them.
         """
         start, end = self.cost.min(), self.cost[self.loss.argmin(axis=1)]
         start_loss, end_loss = self.loss[:, self.cost == start].min(axis=1), self.loss.min(axis=1)
@@ -90,5 +91,6 @@ class Frontier:
         rise = self.best_loss[:, first + 1] - self.best_loss[:, first]
         run = self.best_cost[:, first + 1] - self.best_cost[:, first]
         falls = (run > 0) & (rise < 0)
+        untold = (run <= 0) & (rise < 0) & (gap != 0)  # better and no dearer: no slope to go on by
         unreachable = np.where(gap == 0, 0.0, -np.copysign(np.inf, gap))
-        return np.where(falls, gap * run / np.where(falls, rise, 1.0), unreachable)
+        return np.where(untold, np.nan, np.where(falls, gap * run / np.where(falls, rise, 1.0), unreachable))

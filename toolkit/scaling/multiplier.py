@@ -6,8 +6,8 @@ this machine's kernels let one keep it. The second is the counterpart of marin's
 baseline's own law and then charges for throughput; here the baseline's size is chosen anew for the
 clock, and its law is read off between measured runs instead of a fitted power law.
 
-Losses are compared on the same validation windows. The error of their level is therefore shared by
-all runs and cancels in the differences that a multiplier is made of.
+Losses are compared on the same validation windows. Most of the sampling error of their level is therefore shared by
+all runs and cancels in the differences that a multiplier is made of; what does not is in no interval.
 """
 
 from __future__ import annotations

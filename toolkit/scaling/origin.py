@@ -53,7 +53,8 @@ def mixed_code(rows: Sequence[RunResult]) -> str:
     if len(counts) < 2:
         return ""
     told = ", ".join(f"{count} by {code!r}" for code, count in counts.items())
-    return f"The runs were trained by different versions of the code ({told}): a difference between them may be its."
+    versions = f"different versions of the code ({told})"
+    return f"The runs were trained by {versions}: a difference between them may be the code's."
 
 
 def _some(names: Sequence[str]) -> str:

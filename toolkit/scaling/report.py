@@ -87,7 +87,7 @@ def write_report(
         *figure_section(figures, path.parent),
         *_minima_section(finite, table),
         "## What this cannot claim",
-        bullets([*limits(rows, multipliers, study.planned_runs, study.seconds_source), *caveats]),
+        bullets([*limits(rows, multipliers, study.planned_runs), *caveats]),
         *study_section(study),
         *runs_section(rows, table),
         *(part for title, more in (others or {}).items() if more for part in runs_section(more, table, title)),
@@ -131,7 +131,7 @@ def _multiplier_section(
     return [
         "## Compute multiplier",
         f"How many times the family's FLOPs, or seconds, `{study.baseline}` needs for the family's loss. "
-        f"Above 1, sparsity paid. {spread} From all {len(rows)} finished runs of `{table}`.",
+        f"Above 1, sparsity paid. {spread} From the {len(rows)} finished runs of the grid in `{table}`.",
         markdown_table(_MULTIPLIER_COLUMNS, body),
     ]
 
@@ -163,7 +163,7 @@ def _minima_section(rows: Sequence[RunResult], table: str) -> list[str]:
     ]
     return [
         "## IsoFLOP minima",
-        f"From all {len(rows)} finished runs of `{table}`. A parabola's minimum is the loss expected at a "
+        f"From the {len(rows)} finished runs of the grid in `{table}`. A parabola's minimum is the loss expected at a "
         "size that was not trained, and can lie below every measured one.",
         markdown_table(_MINIMUM_COLUMNS, body),
     ]

@@ -35,7 +35,7 @@ class RunResult:
     train_loss: float  # nats per token, mean of the last tenth of the steps
     seconds: float
     seconds_wall: float
-    dropped_share: float  # of (token, expert) assignments; 0 where dropless or dense
+    dropped_share: float  # of (token, expert) assignments; 0 where dropless or dense, nan where routing diverged
     max_violation: float  # mean over layers at the end; nan for a dense model
     token_entropy: float  # nats, mean over layers at the end; nan for a dense model
     layers: int = 0
@@ -50,6 +50,7 @@ class RunResult:
     router_parameters: int = 0
     norm_parameters: int = 0
     training_bytes: int = 0  # memory of a training step on one device, as planned
+    stage: str = "grid"  # of the study: "search" for a learning rate, "grid", or "prediction"
     code: str = ""  # the code's version that trained it
     corpus: str = ""  # first 16 digits of the tokenised corpus' hash
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from toolkit.scaling.claims import number
 from toolkit.scaling.document import StudyDescription
 from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.origin import require_one_origin
-from toolkit.scaling.plan import Grid, PlannedRun, Shape, data_warnings, plan_isoflop
+from toolkit.scaling.plan import Grid, PlannedRun, Shape, data_warnings, grid_warnings, plan_isoflop
 from toolkit.scaling.plan.branches import branches, flops_trained, require_branches
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.sweep import SweepSettings, run_sweep, step_seconds
@@ -153,7 +154,7 @@ class Study:
         for run in runs:
             table.add_row(*self._plan_row(run), f"{run.training.steps * seconds[run.name]:.0f}" if seconds else "?")
         console.print(table)
-        for line in data_warnings(runs, len(self.prepared.train)):
+        for line in (*data_warnings(runs, len(self.prepared.train)), *grid_warnings(self.runs)):
             console.print(f"note: {line}", highlight=False)
         flops = sum(run.flops["exact"] for run in runs)
         trained = f", of which {flops_trained(runs):.3g} are trained and the rest shared" if self.grid.branch else ""
@@ -260,7 +261,7 @@ class Study:
             seconds_source="steps x the median time of one step of that model alone on the machine, all models timed "
             f"in turn in one process; validation, logging and Lightning's own overhead are not in it.{self._company()}",
             code_version=code_version(),
-            command=" ".join(["python", *sys.argv]),
+            command=shlex.join(["python", *sys.argv]),
             planned_runs=tuple(run.name for run in self.runs),
         )
 

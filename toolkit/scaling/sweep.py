@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import threading
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +22,7 @@ from toolkit.compute.cost import KINDS, Cost
 from toolkit.data import Corpus, CorpusConfig, prepare_corpus
 from toolkit.files import write_atomically
 from toolkit.parallel import ParallelConfig, is_main_process
+from toolkit.routing.finite import DivergedError
 from toolkit.scaling.beginnings import Beginnings
 from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.plan import PlannedRun
@@ -28,6 +30,9 @@ from toolkit.scaling.plan.branches import branches, trunks_first
 from toolkit.scaling.progress import SweepProgress
 from toolkit.scaling.results import RunResult
 from toolkit.training.probe import probe_step_seconds
+
+if TYPE_CHECKING:
+    from toolkit.training.run import Fitted
 
 POLL_SECONDS = 0.2
 
@@ -196,6 +201,9 @@ def train_one(
 ) -> RunResult:
     """Train one planned run in its folder and say what it reached.
 
+    A run that diverges ends with a row too, its bits per byte nan. Where its routers' logits are no longer finite, the
+    steps, tokens and FLOPs are those until then; a dense model trains on to its budget.
+
     What a branch reached is what it would have reached alone, and its tokens, FLOPs and seconds are those of all its
     steps, ``seconds_wall`` with what the trunk took for the shared ones.
 
@@ -215,19 +223,36 @@ def train_one(
         shutil.rmtree(folder)  # cut off before its first checkpoint: nothing in it can be gone on from
     hparams = {"family": run.family, "budget": run.budget, "dim": run.dim, "seed": run.seed}
     hparams.update(learning_rate=run.training.learning_rate, steps=run.training.steps)
-    fitted = fit(
-        run.model,
-        run.training,
-        corpus,
-        folder,
-        run.budget,
-        parallel=settings.parallel,
-        validation_count=settings.validation_count,
-        keep_at=beginnings.keep_at(run),
-        branch=None if last.exists() else beginnings.checkpoint(run),
-        hparams=hparams,
-        report=report,
-    )
+    started = time.perf_counter()
+    try:
+        fitted = fit(
+            run.model,
+            run.training,
+            corpus,
+            folder,
+            run.budget,
+            parallel=settings.parallel,
+            validation_count=settings.validation_count,
+            keep_at=beginnings.keep_at(run),
+            branch=None if last.exists() else beginnings.checkpoint(run),
+            hparams=hparams,
+            report=report,
+        )
+    except DivergedError as error:
+        fitted = _until_diverged(run, error.step - 1, time.perf_counter() - started)
+    return _row(run, fitted, corpus, settings, seconds)
+
+
+def _until_diverged(run: PlannedRun, steps: int, seconds: float) -> Fitted:
+    """What a run reached that could take no more than ``steps`` steps."""
+    from toolkit.training.run import Fitted
+
+    tokens, flops = steps * run.training.tokens_per_step, run.cost.training_flops["exact"]
+    return Fitted(steps, tokens, tokens * flops, math.nan, math.nan, seconds, math.nan, math.nan, math.nan)
+
+
+def _row(run: PlannedRun, fitted: Fitted, corpus: Corpus, settings: SweepSettings, seconds: float) -> RunResult:
+    """The table's row; ``seconds`` of one step by itself."""
     flops = {name: fitted.tokens * per_token for name, per_token in run.cost.training_flops.items()}
     return RunResult(
         run=run.name,
@@ -256,6 +281,7 @@ def train_one(
         batch_size=run.training.batch_size,
         **_parameter_counts(run.cost),
         training_bytes=round(run.memory(settings.parallel.world_size).training),
+        stage=run.stage,
         code=settings.code,
         corpus=corpus.digest[:16],
     )

@@ -87,8 +87,9 @@ class TrainingConfig:
             shares = self.warmup_share + (self.decay_share if self.schedule == "wsd" else 0)
             require(shares <= 1, "warmup_share", self.warmup_share, "at most 1 - decay_share")
             return
-        most = self.steps - self.decay
-        right = f"between 0 and {most}, what a decay of {self.decay} leaves of {self.steps} steps, or None"
+        decay = self._decay_asked
+        most = self.steps - decay
+        right = f"between 0 and {most}, what a decay of {decay} leaves of {self.steps} steps, or None"
         require(0 <= self.warmup_steps <= most, "warmup_steps", self.warmup_steps, right)
 
     @property
@@ -99,6 +100,10 @@ class TrainingConfig:
     @property
     def decay(self) -> int:
         """Steps of ``"wsd"``'s decay; 0 for a cosine, which has no stable part to decay from."""
+        return min(self._decay_asked, self.steps - self.warmup)  # two shares that round up would overlap
+
+    @property
+    def _decay_asked(self) -> int:
         return round(self.decay_share * self.steps) if self.schedule == "wsd" else 0
 
     @property

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from lightning.fabric.utilities.throughput import get_available_flops
 from torch import Tensor
 
+from toolkit.files import write_atomically
 from toolkit.training.board import board, tensorboard_logger
 from toolkit.training.budget import ComputeBudget
 
@@ -115,7 +116,7 @@ class RunMetrics(lightning.Callback):
             again = ended and "validation/bits_per_byte" in row
             return bool(json.loads(row)["step"] <= step - again)
 
-        table.write_text("".join(row + "\n" for row in whole_rows(table) if stays(row)))
+        write_atomically(table, "".join(row + "\n" for row in whole_rows(table) if stays(row)))
 
     def _write(self, trainer: lightning.Trainer, values: dict[str, float]) -> None:
         if not trainer.is_global_zero:

@@ -13,14 +13,14 @@ from toolkit.training.config import TrainingConfig
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) over ``model``'s parameters.
 
-    Weight decay falls on the matrices inside the layers; the embedding (which may be the head too)
-    and the norms' vectors have none.
+    Weight decay falls on the matrices inside the layers; the embedding, the head and the norms' vectors have none.
 
     The learning rate is the config's, in a :class:`toolkit.models.Decoder` with ``mup_base_dim`` times the factor that
     :func:`toolkit.models.mup.learning_rate_factors` gives a parameter. AdamW multiplies a weight by 1 - its own rate *
     weight_decay, so what has a smaller rate decays less in as many steps. The first group's rate is the config's own.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    embeddings |= {id(module.head.weight) for module in model.modules() if isinstance(module, Decoder) and module.head}
     factors = _factors(model)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():

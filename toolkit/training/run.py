@@ -25,9 +25,9 @@ from toolkit.files import write_atomically
 from toolkit.models import DecoderConfig
 from toolkit.parallel import ParallelConfig, is_main_process
 from toolkit.training.batches import StepBatches
-from toolkit.training.branch import Branch
+from toolkit.training.branch import SAME, Branch
 from toolkit.training.budget import ComputeBudget
-from toolkit.training.config import TrainingConfig
+from toolkit.training.config import OF_NO_STEP, TrainingConfig
 from toolkit.training.kept_checkpoints import KeptCheckpoints
 from toolkit.training.language_model import LanguageModel
 from toolkit.training.metrics import RunMetrics
@@ -110,9 +110,10 @@ def fit(
         progress_bar: show Lightning's bar.
 
     Raises:
-        ValueError: if the settings do not fit the corpus or the devices, the folder's run was of another model, corpus,
-            mixture or beginning, ``keep_at`` is beyond the run, the trunk of ``branch`` is not this run's beginning, or
-            a router's logits are not finite.
+        ValueError: if the settings do not fit the corpus or the devices, ``keep_at`` is beyond the run, the trunk of
+            ``branch`` is not this run's beginning, or the folder has a checkpoint of a run of another model, corpus,
+            mixture, beginning, budget, precision, validation or training, or one without its settings.
+        toolkit.routing.finite.DivergedError: if a router's logits are not finite.
     """
     parallel = ParallelConfig() if parallel is None else parallel
     parallel.local_batch(training.batch_size)
@@ -121,13 +122,12 @@ def fit(
     kept = KeptCheckpoints(folder, keep_at, training.steps)
     last = folder / "checkpoints" / LAST
     beginning = last if last.exists() else branch
-    if is_main_process():
-        settings: dict[str, Any] = {"model": model.to_dict(), "training": asdict(training)}
-        settings |= {"parallel": asdict(parallel), "initial": None if initial is None else _digest(initial)}
-        settings |= {"mixture": None if mixture is None else asdict(mixture) | {"task": repr(mixture.task)}}
-        facts = {"budget": budget, "precision": precision, "validation_windows": validation_count}
-        made_with = {"corpus": corpus.digest, "code": code_version(), "torch": torch.__version__}
-        _begin(folder, training, {**settings, **facts, **made_with}, beginning)
+    settings: dict[str, Any] = {"model": model.to_dict(), "training": asdict(training)}
+    settings |= {"parallel": asdict(parallel), "initial": None if initial is None else _digest(initial)}
+    settings |= {"mixture": None if mixture is None else asdict(mixture) | {"task": repr(mixture.task)}}
+    facts = {"budget": budget, "precision": precision, "validation_windows": validation_count}
+    made_with = {"corpus": corpus.digest, "code": code_version(), "torch": torch.__version__}
+    _begin(folder, training, {**settings, **facts, **made_with}, beginning)
     lightning.seed_everything(training.seed, verbose=False)
     if mixture is not None:
         _require_ids(mixture, corpus, model)
@@ -155,21 +155,35 @@ def _begin(folder: Path, training: TrainingConfig, settings: dict[str, Any], beg
     """Make the folder and write run.json, once it is sure that the run can begin from that checkpoint, if any.
 
     Where it is the folder's own, what the run learned from must be the same; where another run's, all but the decay.
+    Every process checks, since one that found nothing wrong would wait for those that did; the main one writes.
     """
-    path, branch = folder / "run.json", None
+    branch, trunk = None, None
     if beginning == folder / "checkpoints" / LAST:
-        before = json.loads(path.read_text()) if path.exists() else settings
-        branch = before.get("branch")
-        for name in ("model", "corpus", "mixture", "initial"):
-            right = f"that of the run in {folder}, {before.get(name)!r}, or another folder"
-            require(before.get(name) == settings[name], name, settings[name], right)
+        branch = _require_same_run(folder, settings).get("branch")
     elif beginning is not None:
         trunk = Branch.open(beginning)
         trunk.require_fits(training, settings)
-        trunk.copy_history(folder)
         branch = {"trunk": trunk.trunk.name, "step": trunk.step}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({**settings, "branch": branch}, indent=2) + "\n")
+    if is_main_process():
+        if trunk is not None:
+            trunk.copy_history(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "run.json", json.dumps({**settings, "branch": branch}, indent=2) + "\n")
+
+
+def _require_same_run(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json says of the run that ``folder`` has a checkpoint of, if it is one of these settings."""
+    path = folder / "run.json"
+    require(path.exists(), "folder", str(folder), f"one whose checkpoint has its settings beside it, in {path}")
+    before: dict[str, Any] = json.loads(path.read_text())
+    for name in (*SAME, "budget"):
+        right = f"that of the run in {folder}, {before.get(name)!r}, or another folder"
+        require(before.get(name) == settings[name], name, settings[name], right)
+    for name, value in settings["training"].items():
+        was = before["training"].get(name)
+        right = f"{was!r}, as in the run in {folder} that goes on, or another folder"
+        require(name in OF_NO_STEP or value == was, name, value, right)
+    return before
 
 
 def _digest(weights: Mapping[str, Tensor]) -> str:

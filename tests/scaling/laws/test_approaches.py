@@ -83,7 +83,10 @@ def test_budgets_without_a_minimum_are_left_out_and_named() -> None:
     runs = isoflop(CHINCHILLA)
     beyond = runs.where((runs.flops != 1e19) | (runs.active > 2 * CHINCHILLA.optimum(1e19).params))
     found = parabola_allocation(beyond)
-    assert found.left_out == (1e19,)
+    ((budget, reason),) = found.left_out
+    assert budget == 1e19
+    assert "vertex=" in reason
+    assert "within the sizes measured" in reason
     assert [optimum.flops for optimum in found.optima] == [1e17, 1e18, 1e20, 1e21]
     assert found.params.points == 4
 
@@ -91,7 +94,37 @@ def test_budgets_without_a_minimum_are_left_out_and_named() -> None:
 def test_a_curve_that_is_highest_in_its_middle_has_no_minimum() -> None:
     runs = isoflop(CHINCHILLA)
     turned = replace(runs, loss=np.where(runs.flops == 1e19, 10 - runs.loss, runs.loss))
-    assert parabola_allocation(turned).left_out == (1e19,)
+    ((budget, reason),) = parabola_allocation(turned).left_out
+    assert budget == 1e19
+    assert "a parabola over sizes that opens downwards" in reason
+
+
+def test_a_budget_of_two_sizes_or_of_one_loss_does_not_spoil_the_others() -> None:
+    runs = isoflop(CHINCHILLA)
+    second = np.arange(len(runs)) // 11 == 1
+    few = parabola_allocation(runs.where(~second | (np.arange(len(runs)) % 11 < 2)))
+    flat = parabola_allocation(replace(runs, loss=np.where(second, 3.0, runs.loss)))
+    for found, why in ((few, "2 sizes at one budget"), (flat, "loss=3.0: it must be not the same at every size")):
+        ((budget, reason),) = found.left_out
+        assert budget == 1e18
+        assert why in reason
+        assert found.params == parabola_allocation(runs.where(~second)).params
+
+
+def test_budgets_that_differ_by_rounding_are_one() -> None:
+    """Exact FLOPs are a whole number of steps: within 1% of the budget, and no two the same."""
+    runs = isoflop(CHINCHILLA)
+    rounded = replace(runs, flops=runs.flops * np.random.default_rng(0).uniform(0.99, 1.01, len(runs)))
+    found = parabola_allocation(rounded)
+    assert len(found.optima) == 5
+    assert found.params.exponent == pytest.approx(parabola_allocation(runs).params.exponent, abs=2e-3)
+
+
+@pytest.mark.parametrize("loss", [3.0, 2.7182818, 1.1])
+def test_flat_curves_allocate_nothing(loss: float) -> None:
+    """Not even by the curvature that rounding leaves."""
+    with pytest.raises(ValueError, match="0 budgets.*it must be not the same at every size"):
+        parabola_allocation(replace(isoflop(CHINCHILLA), loss=np.full(55, loss)))
 
 
 def curves(noise: float = 0.0) -> list[TrainingCurve]:
@@ -110,7 +143,7 @@ def test_approach_1_finds_the_surfaces_exponents_and_sizes() -> None:
     assert found.tokens.exponent == pytest.approx(1 - CHINCHILLA.exponent, abs=3e-3)
     for flops in (1e19, 1e20):
         assert found.params.at(flops) == pytest.approx(CHINCHILLA.optimum(flops).params, rel=0.03)
-    assert {1e7, 1e10} <= {round(size) for size in found.left_out}
+    assert {1e7, 1e10} <= {round(size) for size, _ in found.left_out}
 
 
 def test_approach_1_smooths_noise_away() -> None:
@@ -122,9 +155,9 @@ def test_approach_1_smooths_noise_away() -> None:
 
 def test_bad_input_is_named() -> None:
     runs = isoflop(CHINCHILLA)
-    with pytest.raises(ValueError, match="'2 sizes at one budget'"):
+    with pytest.raises(ValueError, match="2 sizes at one budget"):
         parabola_allocation(runs.where(np.arange(len(runs)) % 11 < 2))
-    with pytest.raises(ValueError, match="'1 budgets whose sizes enclose a minimum'"):
+    with pytest.raises(ValueError, match="1 budgets whose sizes enclose a minimum"):
         parabola_allocation(runs.where(runs.flops == 1e18))
     two = Runs.of(runs.active, runs.tokens, runs.loss, family=["a"] + ["b"] * (len(runs) - 1))
     with pytest.raises(ValueError, match="family="):

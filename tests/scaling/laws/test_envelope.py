@@ -54,16 +54,31 @@ def test_of_two_runs_of_one_size_the_better_counts() -> None:
     np.testing.assert_array_equal(both.loss, alone.loss)
 
 
+def test_a_curve_of_lists_is_one_of_arrays() -> None:
+    lists = TrainingCurve(1e8, [1e8, 2e8, 4e8], [3.0, 2.9, 2.8])  # type: ignore[arg-type]
+    arrays = TrainingCurve(1e8, np.array([1e8, 2e8, 4e8]), np.array([3.0, 2.9, 2.8]))
+    np.testing.assert_array_equal(lists.flops, arrays.flops)
+    np.testing.assert_array_equal(lists.smoothed(0.5), arrays.smoothed(0.5))
+
+
 def test_bad_input_is_named() -> None:
     tokens = np.array([1.0, 2.0])
     for arguments, match in (
         ((tokens, np.array([1.0])), "loss.shape"),
-        ((tokens[::-1], tokens), "tokens="),
-        ((tokens, np.array([1.0, np.nan])), "loss="),
+        ((tokens[::-1], tokens), r"tokens\[1\]=1.0: it must be above tokens\[0\]=2"),
+        ((tokens, np.array([1.0, np.nan])), r"loss\[1\]=nan"),
+        ((tokens[None], tokens[None]), "tokens.shape"),
         ((tokens[:1], tokens[:1]), "tokens=1"),
     ):
         with pytest.raises(ValueError, match=match):
             TrainingCurve(1.0, *arguments)
+    for params, per_token, match in (
+        (0.0, None, "params=0.0"),
+        (-1.0, 6.0, "params=-1"),
+        (1.0, 0.0, "flops_per_token=0"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            TrainingCurve(params, tokens, tokens, per_token)
     with pytest.raises(ValueError, match="curves='2 sizes'"):
         compute_envelope([curve(1e7), curve(1e8)])
     for settings, match in (({"bins": 1}, "bins=1"), ({"window": 1.0}, "window=1.0")):

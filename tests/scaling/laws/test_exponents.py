@@ -63,6 +63,31 @@ def test_seeds_of_a_cell_tell_nothing_new() -> None:
     assert twice.high - twice.low == pytest.approx(once.high - once.low, rel=0.2)
 
 
+def branched_study(seed: int) -> list[RunResult]:
+    """Two dozen sizes, each one trunk at five budgets, with errors that are the trunk's and hardly the run's."""
+    rng, rows = np.random.default_rng(seed), []
+    for active in np.geomspace(1e5, 1e7, 24).round().astype(int).tolist():
+        trunk = 0.01 * rng.standard_normal()
+        for budget in np.geomspace(1e13, 1e15, 5).tolist():
+            error = np.exp(trunk + 0.001 * rng.standard_normal())
+            row = run_result("dense", budget, active, 0, float(SURFACE.loss(active, budget / 6 / active)) * error)
+            rows.append(replace(row, tokens=budget / 6 / active, parameters=active, active_parameters=active))  # type: ignore[arg-type]
+    return rows
+
+
+def test_the_intervals_of_branches_are_those_of_their_trunks() -> None:
+    """Against the spread of alpha over studies made anew: branches taken for independent runs make it too small."""
+    widths = {False: 0.0, True: 0.0}
+    for branched in widths:
+        for seed in range(4):
+            found = exponents_by_convention(branched_study(seed), "dense", resamples=200, branched=branched)[0].alpha
+            widths[branched] += (found.high - found.low) / 4
+    anew = [exponents_by_convention(branched_study(seed), "dense", resamples=2)[0].alpha.value for seed in range(40)]
+    truth = 2 * 1.96 * float(np.std(anew))
+    assert widths[False] < 0.7 * truth
+    assert 0.8 * truth < widths[True] < 1.6 * truth
+
+
 def test_other_families_are_not_looked_at() -> None:
     alone = exponents_by_convention(study(), "dense", resamples=2)
     beside = exponents_by_convention(study("moe", embedding=10) + study(), "dense", resamples=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from toolkit.scaling.laws import (
     Form,
     Granularity,
     JointMoE,
+    OneExponent,
     Runs,
     SharedExponents,
     SharedIrreducible,
@@ -24,6 +25,7 @@ from toolkit.scaling.laws import (
     fit_loss_surface,
 )
 from toolkit.scaling.laws.form_fit import METHODS
+from toolkit.scaling.laws.resampling import resampled_within
 
 every_form = pytest.mark.parametrize(("form", "constants"), KNOWN, ids=TITLES)
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -97,6 +99,37 @@ def test_families_that_do_not_differ_give_one_surface() -> None:
     assert theta["E"] == pytest.approx(alone.E, rel=1e-5)
 
 
+@every_form
+def test_the_papers_constants_ask_for_no_caution(form: Form, constants: dict[str, float]) -> None:
+    assert fit_form(form, measured(form, constants)).cautions == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"E": 1e-9}, "E is at 0: the runs do not reach far enough"),
+        ({"A": 1e-9}, "A is at 0: the losses show nothing of its term"),
+        ({"alpha": -0.05, "A": 0.1}, "alpha = -0.05 is not above 0"),
+        ({"beta": 1.2, "B": 1e9}, "beta = 1.2 is beyond 1, where fits begin"),
+    ],
+)
+def test_constants_that_tell_nothing_are_cautioned_of(changed: dict[str, float], said: str) -> None:
+    fitted = fit_form(CHINCHILLA, measured(CHINCHILLA, CONSTANTS))
+    (line,) = replace(fitted, vector=CHINCHILLA.theta({**CONSTANTS, **changed})).cautions
+    assert line.startswith(said)
+
+
+def test_cautions_know_the_sign_of_a_form_s_exponents_and_name_the_family() -> None:
+    joint, constants = KNOWN[6]
+    fitted = fit_form(joint, measured(joint, constants))
+    (line,) = replace(fitted, vector=joint.theta({**constants, "alpha": 0.01, "a": 1.0})).cautions
+    assert line.startswith("alpha = 0.01 is not below 0")
+    form, constants = KNOWN[2]
+    fitted = fit_form(form, measured(form, constants))
+    (line,) = replace(fitted, vector=form.theta({**constants, "B[moe]": 1e-9})).cautions
+    assert line.startswith("B[moe] is at 0")
+
+
 def test_residuals_are_of_log_losses() -> None:
     runs = measured(CHINCHILLA, CONSTANTS, noise=0.01)
     fitted = fit_form(CHINCHILLA, runs)
@@ -113,6 +146,11 @@ def test_the_bootstrap_refits_every_resample() -> None:
     np.testing.assert_allclose(one.predict(runs)[3], fitted.form.predict(
         {name: one.values(name)[3] for name in fitted.form.names}, runs
     ))  # fmt: skip
+    weights = resampled_within(runs.family, runs.group, 20, np.random.default_rng(1)).astype(int)
+    for row, predicted in zip(weights[:5], one.predict(runs), strict=False):
+        drawn = Runs(**{column.name: np.repeat(getattr(runs, column.name), row) for column in fields(Runs)})
+        np.testing.assert_allclose(predicted, fit_form(CHINCHILLA, drawn).predict(runs), rtol=1e-5)
+        assert abs(predicted / fitted.predict(runs) - 1).max() > 1e-3  # another resample, another fit
 
 
 def spread(runs: Runs, **settings: float) -> float:
@@ -182,6 +220,51 @@ def test_a_form_is_not_fitted_to_what_does_not_vary(form: Form, column: str) -> 
         still = replace(runs, **{column: np.ones(90)})
     with pytest.raises(ValueError, match=f"{column}='1 different values'.*{form.title}"):
         fit_form(form, still)
+
+
+@pytest.mark.parametrize(("form", "size"), [(Chinchilla(), "active"), (OneExponent(), "active")])
+def test_a_form_is_not_fitted_to_sizes_that_tokens_follow(form: Form, size: str) -> None:
+    """At 20 tokens for each parameter the two power laws are two of one variable."""
+    runs = measured(*KNOWN[0])
+    line = replace(runs, tokens=20 * runs.active)
+    with pytest.raises(
+        ValueError, match=rf"tokens / {size}='1 different values': it must be 2 or more for {form.title}"
+    ):
+        fit_form(form, line)
+
+
+def test_a_family_whose_tokens_follow_its_size_is_named() -> None:
+    form, constants = KNOWN[2]
+    runs = measured(form, constants)
+    line = replace(runs, tokens=np.where(runs.family == "fine", 20 * runs.active, runs.tokens))
+    with pytest.raises(ValueError, match="tokens / active of fine='1 different values'"):
+        fit_form(SharedIrreducible(), line)
+
+
+@every_form
+def test_losses_that_are_all_the_same_tell_no_law(form: Form, constants: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="^loss=3.0: it must be not the same in every run"):
+        fit_form(form, replace(table(), loss=np.full(90, 3.0)))
+
+
+@every_form
+def test_repeats_of_few_points_are_refused_as_the_few(form: Form, constants: dict[str, float]) -> None:
+    few = table(len(constants) - 1)
+    runs = Runs(**{column.name: np.tile(getattr(few, column.name), 10) for column in fields(Runs)})
+    noisy = replace(runs, loss=np.exp(0.01 * np.random.default_rng(0).standard_normal(len(runs))))
+    with pytest.raises(ValueError, match=f"runs='{len(few)} different ones': it must be {len(constants)} or more"):
+        fit_form(form, noisy)
+
+
+def test_repeats_of_few_points_of_a_family_are_named() -> None:
+    """Four constants of its own from three points, though as many sizes and token counts as a term takes."""
+    runs = measured(*KNOWN[2], noise=0.01)
+    fine = np.flatnonzero(runs.family == "fine")
+    at = np.arange(90)
+    at[fine] = fine[np.arange(len(fine)) % 3]
+    repeated = Runs(**{column.name: getattr(runs, column.name)[at] for column in fields(Runs)})
+    with pytest.raises(ValueError, match="runs of fine='3 different ones': it must be 4 or more"):
+        fit_form(SharedIrreducible(), replace(repeated, loss=runs.loss))
 
 
 def test_a_family_that_tells_too_little_is_named() -> None:

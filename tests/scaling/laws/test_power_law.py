@@ -41,8 +41,10 @@ def test_bad_input_is_named() -> None:
     for x, y, match in (
         ([1.0, 2.0], [1.0], "y="),
         ([1.0, 1.0], [1.0, 2.0], "x="),
-        ([1.0, 2.0], [1.0, 0.0], "x and y="),
-        ([], [], "x and y="),
+        ([1.0, 2.0], [1.0, 0.0], r"y\[1\]=0.0: it must be positive and finite"),
+        ([1.0, 2.0, 3.0], [1.0, np.nan, 3.0], r"y\[1\]=nan"),
+        ([1.0, 2.0, np.inf], [1.0, 2.0, 3.0], r"x\[2\]=inf"),
+        ([], [], r"x=\[\]: it must be two different values"),
     ):
         with pytest.raises(ValueError, match=match):
             fit_power_law(x, y)

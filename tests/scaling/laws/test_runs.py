@@ -28,13 +28,19 @@ def test_where_keeps_every_columns_runs() -> None:
     assert kept.group.tolist() == runs.group[[0, 2]].tolist()
 
 
+def test_flops_within_two_per_cent_of_their_neighbours_are_one_budget() -> None:
+    flops = [1.02e9, 4e9, 1.01e9, 1e9, 4.2e9]  # the ends of the first three are 2% apart, their neighbours 1%
+    runs = Runs.of([1.0] * 5, [1.0] * 5, [1.0] * 5, flops=flops)
+    np.testing.assert_allclose(runs.budgets, [1.01e9, 4e9, 1.01e9, 1.01e9, 4.2e9])
+
+
 @pytest.mark.parametrize(
     ("columns", "match"),
     [
         ({"tokens": [1.0]}, "tokens.shape"),
-        ({"loss": [1.0, math.nan]}, "loss="),
-        ({"loss": [1.0, 0.0]}, "loss="),
-        ({"total": [0.5, 2.0]}, "total="),
+        ({"loss": [1.0, math.nan]}, r"loss\[1\]=nan: it must be positive and finite"),
+        ({"loss": [1.0, 0.0]}, r"loss\[1\]=0.0"),
+        ({"total": [0.5, 2.0]}, r"total\[0\]=0.5: it must be at least active\[0\]=1"),
         ({"family": ["a"]}, "family.shape"),
         ({"active": [], "tokens": 1.0, "loss": 1.0}, "active.shape"),
         ({"active": [[1.0]], "tokens": 1.0, "loss": 1.0}, "active.shape"),
@@ -62,6 +68,17 @@ def test_rows_become_runs() -> None:
     np.testing.assert_array_equal(runs.loss, [2.0, 1.9, 1.9, 1.9])
     np.testing.assert_array_equal(runs.flops, [1e12] * 4)
     assert runs.group[1] == runs.group[2] != runs.group[3]  # a cell's seeds, another size
+
+
+def test_runs_that_share_a_trunk_are_one_group() -> None:
+    """Of a branched study all budgets of a family's width, and no two widths or families."""
+    cells = [(family, budget, dim) for family in ("dense", "moe") for budget in (1e12, 2e12) for dim in (32, 64)]
+    rows = [run_result(*cell, seed, 2.0) for cell in cells for seed in range(2)]
+    experts = {"dense": (1.0, 1.0), "moe": (8.0, 1.0)}
+    alone, branched = (runs_of(rows, experts, branched=each).group.tolist() for each in (False, True))
+    assert [alone.index(group) for group in alone] == [2 * (at // 2) for at in range(16)]
+    widths = [(row.family, row.dim) for row in rows]
+    assert [branched.index(group) for group in branched] == [widths.index(width) for width in widths]
 
 
 @pytest.mark.parametrize("convention", ["active", "active_with_head", "active_total"])

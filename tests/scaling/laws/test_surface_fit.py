@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 import toolkit
 from toolkit.scaling import LossSurface, fit_loss_surface
+from toolkit.scaling.laws import SurfaceBootstrap
+from toolkit.scaling.laws.resampling import resampled
 from toolkit.scaling.laws.surface_fit import METHODS
 
 KNOWN = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
@@ -79,13 +82,110 @@ def test_intervals_shrink_with_runs_and_hold_the_truth(method: str) -> None:
 
 
 def test_the_bootstrap_is_its_seeds_and_refits_every_resample() -> None:
-    fitted = fit_loss_surface(*runs(noise=0.01), "huber")
+    data = runs(noise=0.01)
+    fitted = fit_loss_surface(*data, "huber")
     one, again, other = (fitted.bootstrap(5, seed=seed) for seed in (1, 1, 2))
     assert one == again != other
-    drawn = np.random.default_rng(1).integers(60, size=(5, 60))
-    for row, surface in zip(drawn, one.surfaces, strict=True):
-        alone = fit_loss_surface(*(values[row] for values in runs(noise=0.01)), "huber")
+    weights = resampled(fitted.group, 5, np.random.default_rng(1)).astype(int)
+    for row, surface in zip(weights, one.surfaces, strict=True):
+        alone = fit_loss_surface(*(np.repeat(values, row) for values in data), "huber")
         assert numbers(surface) == pytest.approx(numbers(alone), rel=1e-3)
+
+
+def spread(*data: np.ndarray, group: list[str] | None = None) -> float:
+    return float(fit_loss_surface(*data, group=group).bootstrap(400).values("alpha").std())
+
+
+def test_runs_of_a_group_are_drawn_together() -> None:
+    """Copies in one group tell nothing new; as runs of their own they would seem to halve the variance."""
+    data = runs(noise=0.01)
+    twice = tuple(np.tile(values, 2) for values in data)
+    together = spread(*twice, group=[str(at % 60) for at in range(120)])
+    assert together == pytest.approx(spread(*data), rel=0.15)
+    assert spread(*twice) == pytest.approx(together / np.sqrt(2), rel=0.2)
+
+
+def line(params: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return params, tokens, KNOWN.loss(params, tokens)
+
+
+SIZES = np.geomspace(1e7, 1e10, 12)
+
+
+@every_method
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (tuple(np.tile(values, 5) for values in runs(count=4)), "params and tokens='4 different points': it must be 5"),
+        (line(np.full(12, 1e8), 20 * SIZES), "params='1 different values': it must be 3 or more"),
+        (line(np.tile([1e8, 1e9], 6), 20 * SIZES), "params='2 different values': it must be 3 or more"),
+        (line(SIZES, np.tile([1e9, 1e10], 6)), "tokens='2 different values': it must be 3 or more"),
+        (line(SIZES, 20 * SIZES), "tokens / params='1 different values': it must be 2 or more"),
+        ((SIZES, SIZES[::-1], np.full(12, 3.0)), "loss=3.0: it must be not the same in every run"),
+    ],
+)
+def test_runs_that_cannot_tell_the_surface_are_refused(data: tuple[np.ndarray, ...], match: str, method: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        fit_loss_surface(*data, method)
+
+
+def test_an_irreducible_loss_is_below_all_losses_and_takes_one_run_less() -> None:
+    data = runs(count=12)
+    lowest = float(data[2].min())
+    for given in (lowest, 5.0, 0.0):
+        with pytest.raises(ValueError, match=f"irreducible={given}: it must be None, or above 0 and below the lowest"):
+            fit_loss_surface(*data, irreducible=given)
+    few = runs(count=4)
+    assert numbers(fit_loss_surface(*few, irreducible=1.69)) == pytest.approx(numbers(KNOWN), rel=1e-4)
+
+
+def test_a_sound_fit_has_no_cautions() -> None:
+    for method in METHODS:
+        assert fit_loss_surface(*runs(noise=0.01), method).cautions == ()
+
+
+@pytest.mark.parametrize(
+    ("surface", "said"),
+    [
+        (LossSurface(2.0, 50.0, 0.0, 0.3, 0.3), "B is at 0"),
+        (LossSurface(0.0, 50.0, 60.0, 0.05, 0.1), "E is at 0"),
+    ],
+)
+def test_a_term_that_is_not_there_is_cautioned_of(surface: LossSurface, said: str) -> None:
+    assert any(line.startswith(said) for line in fit_loss_surface(*runs(surface)).cautions)
+
+
+def test_a_given_irreducible_loss_is_no_finding() -> None:
+    found = fit_loss_surface(*runs(LossSurface(0.0, 50.0, 60.0, 0.2, 0.25)), irreducible=1e-9)
+    assert found.cautions == ()
+
+
+def test_exponents_of_the_wrong_sign_or_beyond_the_grid_are_cautioned_of() -> None:
+    fitted = fit_loss_surface(*runs())
+    for numbers_, said in (
+        ({"alpha": -0.1, "A": 0.1}, "alpha = -0.1 is not above 0"),
+        ({"beta": 0.0, "B": 0.1}, "beta = 0 is not above 0"),
+        ({"alpha": 1.6, "A": 1e10}, "alpha = 1.6 is beyond 1.5"),
+    ):
+        (line,) = replace(fitted, **numbers_).cautions
+        assert line.startswith(said)
+
+
+def test_the_optimum_of_a_budget_has_an_interval() -> None:
+    resampled = fit_loss_surface(*runs(noise=0.01)).bootstrap(200)
+    for name in ("params", "tokens", "loss"):
+        low, high = resampled.optimum_interval(1e20, name)
+        optima = [getattr(surface.optimum(1e20), name) for surface in resampled.surfaces]
+        assert low < getattr(KNOWN.optimum(1e20), name) < high
+        assert np.mean([low <= value <= high for value in optima]) == pytest.approx(0.95, abs=0.011)
+    assert resampled.optimum_interval(1e20, "loss", 0.5)[0] > low
+    twice = resampled.optimum_interval(2e20, "params", flops_per=12)
+    assert twice == pytest.approx(resampled.optimum_interval(1e20, "params"))
+    with pytest.raises(ValueError, match="name='E'"):
+        resampled.optimum_interval(1e20, "E")
+    flat = SurfaceBootstrap((KNOWN, LossSurface(1.0, 1.0, 1.0, -0.1, 0.3)))
+    with pytest.raises(ValueError, match="surfaces='1 of 2 without one'"):
+        flat.optimum_interval(1e20, "params")
 
 
 def test_bad_input_is_named() -> None:
@@ -93,7 +193,8 @@ def test_bad_input_is_named() -> None:
     for data, match in (
         ((params[:4], tokens[:4], loss[:4]), "4 runs.*5 or more"),
         ((params, tokens[:5], loss), r"tokens.shape=\(5,\)"),
-        ((params, tokens, -loss), "loss="),
+        ((params, tokens, -loss), r"loss\[0\]=-"),
+        (([*params[:5], np.nan], tokens, loss), r"params\[5\]=nan: it must be positive and finite"),
     ):
         with pytest.raises(ValueError, match=match):
             fit_loss_surface(*data)
@@ -101,6 +202,7 @@ def test_bad_input_is_named() -> None:
         ({"method": "squares"}, "method="),
         ({"irreducible": -1.0}, "irreducible=-1"),
         ({"delta": 0.0}, "delta=0"),
+        ({"group": ["one"]}, r"group.shape=\(1,\)"),
     ):
         with pytest.raises(ValueError, match=match):
             fit_loss_surface(params, tokens, loss, **settings)

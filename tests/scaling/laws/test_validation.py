@@ -12,9 +12,13 @@ from synthetic_laws import DATA, KNOWN, measured, table
 from toolkit.scaling.document import markdown_table
 from toolkit.scaling.laws import (
     Chinchilla,
+    Form,
     Granularity,
     OneExponent,
     Runs,
+    Score,
+    Selection,
+    SelectionTable,
     SharedExponents,
     SharedIrreducible,
     cross_validate,
@@ -79,7 +83,7 @@ def test_a_rollout_fits_up_to_each_cut_and_scores_above() -> None:
 
 
 def test_a_rollout_says_why_the_smallest_cuts_are_not_fitted() -> None:
-    found = rollout(CHINCHILLA, NOISY)
+    found = rollout(CHINCHILLA, NOISY, "tokens")
     assert len(found) == 29
     assert all("runs=" in cut.reason and np.isnan(cut.error) for cut in found[:4])
     assert not found[-1].reason
@@ -113,6 +117,41 @@ def test_more_constants_than_the_runs_bear_do_not_win() -> None:
     assert plain.in_sample is not None
     assert rich.in_sample < plain.in_sample
     assert plain.cross_validated.error < rich.cross_validated.error  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("flops", "scored"), [(np.geomspace(1, 8, 4), 10), (np.geomspace(1, 8, 40), 21)])
+def test_a_selection_s_rollout_is_of_the_largest_budget_or_of_the_largest_third(flops: np.ndarray, scored: int) -> None:
+    """Four budgets of ten runs, or forty of one, of which 21 are above a third of the largest."""
+    runs = replace(
+        measured(CHINCHILLA, CONSTANTS, noise=0.01, runs=table(40)), flops=np.repeat(flops, 40 // len(flops))
+    )
+    (row,) = select([CHINCHILLA], runs).rows
+    large = runs.flops >= 8 * (1 - 1e-9) if len(flops) == 4 else runs.flops > 8 / 3
+    assert row.scored == scored == large.sum()
+    assert row.rollout == pytest.approx(np.sqrt(np.mean(log_errors(runs.where(~large), runs.where(large)) ** 2)))
+    assert f"of {scored} runs" in row.cells[4]
+
+
+def test_of_one_budget_a_selection_says_that_none_is_larger() -> None:
+    (row,) = select([CHINCHILLA], replace(NOISY, flops=np.ones(30))).rows
+    assert (row.rollout, row.scored) == (None, None)
+    assert "largest budgets: flops='one budget, 1'" in row.reason
+
+
+def scored(form: Form, *folds: float) -> Selection:
+    error = float(np.sqrt(np.mean(np.square(folds))))
+    return Selection(form, 5, 0.1, Score(error, 0.0, folds), None, "")
+
+
+def test_forms_that_differ_by_less_than_the_folds_do_are_tied() -> None:
+    """The first and the second win two folds each; the third is worse by as much in every fold, however these vary."""
+    best, close = scored(Chinchilla(), 0.1, 0.3, 0.1, 0.3), scored(OneExponent(), 0.3, 0.1, 0.301, 0.1)
+    worse = scored(SharedExponents(), 0.11, 0.31, 0.11, 0.31)
+    none = Selection(Granularity(), None, None, None, None, "few")
+    chosen = SelectionTable((best, close, worse, none))
+    assert chosen.tied == (best, close)
+    assert ["tied" in cells[3] for cells in chosen.cells] == [False, True, False, False]
+    assert SelectionTable((none,)).tied == ()
 
 
 def test_a_selection_is_a_table() -> None:

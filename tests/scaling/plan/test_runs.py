@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toolkit.compute import cost, memory
 from toolkit.models import DecoderConfig
 from toolkit.scaling import Grid, IsoFLOP, ModelShape, PlannedRun, plan_isoflop
-from toolkit.scaling.plan import TOLERANCE, Recipe, data_warnings
+from toolkit.scaling.plan import TOLERANCE, Recipe, data_warnings, grid_warnings
 from toolkit.training import TrainingConfig
 
 BASE = TrainingConfig(steps=1, context=32, batch_size=4, precision="32-true")
@@ -178,6 +178,37 @@ def test_a_budget_that_needs_more_text_than_there_is_is_told() -> None:
     assert line.startswith(f"budget 4e10 needs {tokens[4e10, 16]:,} tokens")
     assert "2.00 epochs" in line
     assert len(data_warnings(runs, 1000)) == 2
+
+
+def ratios(runs: list[PlannedRun]) -> list[float]:
+    """Tokens for each active parameter."""
+    return [run.tokens / sum(run.cost.active_parameters.values()) for run in runs]
+
+
+def test_a_grid_that_may_show_the_best_size_at_every_budget_has_no_warnings() -> None:
+    runs = plan(IsoFLOP(4e9, (8, 16, 24)), IsoFLOP(1.6e10, (16, 24, 32)), families=("dense",), seeds=2)
+    assert min(ratios(runs)) < 100 < 5 * max(ratios(runs))
+    assert grid_warnings(runs) == []
+
+
+def test_families_with_too_few_widths_for_a_parabola_are_told_by_budget() -> None:
+    dense = IsoFLOP(4e9, (8, 16, 24), families=("dense",))
+    runs = plan(dense, IsoFLOP(1e10, (16, 24)), families=("dense", "moe"), seeds=2)
+    moe = plan(IsoFLOP(4e9, (16,)), families=("moe",), seeds=1)
+    first, second = grid_warnings([*runs, *moe])
+    assert first == "budget 4e9 has fewer than 3 widths, too few for the minimum of a curve: 1 of moe"
+    assert second.endswith(": 2 of dense, 2 of moe")
+
+
+@pytest.mark.parametrize(("flops", "dims", "side"), [(1e10, (48, 64, 80), "below 5"), (1e12, (8, 16, 24), "above 100")])
+def test_models_that_are_all_too_large_or_all_too_small_are_told(
+    flops: float, dims: tuple[int, ...], side: str
+) -> None:
+    base = replace(BASE, batch_size=1)
+    runs = plan(IsoFLOP(flops, dims), families=("dense",), seeds=1, base=base)
+    (line,) = grid_warnings(runs)
+    assert f"{min(ratios(runs)):.3g} to {max(ratios(runs)):.3g} tokens for each active parameter, all {side}" in line
+    assert (max(ratios(runs)) < 5) if side == "below 5" else (min(ratios(runs)) > 100)
 
 
 @pytest.mark.parametrize(("precision", "counted"), [("32-true", "32-true"), ("64-true", "32-true")])

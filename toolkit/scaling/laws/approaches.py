@@ -35,13 +35,13 @@ class Allocation:
     Attributes:
         params, tokens: N*(C) and D*(C), C in FLOPs.
         optima: the points they go through.
-        left_out: budgets, or sizes for approach 1, whose minimum the measurements do not enclose.
+        left_out: budgets, or sizes for approach 1, without a minimum that the measurements enclose, and the reason.
     """
 
     params: PowerLaw
     tokens: PowerLaw
     optima: tuple[Optimum, ...] = field(repr=False)
-    left_out: tuple[float, ...]
+    left_out: tuple[tuple[float, str], ...]
 
 
 def envelope_allocation(curves: Sequence[TrainingCurve], *, bins: int = 1500, window: float = 0.05) -> Allocation:
@@ -49,6 +49,8 @@ def envelope_allocation(curves: Sequence[TrainingCurve], *, bins: int = 1500, wi
 
     Each size counts once, at the geometric middle of the budgets it is best for. Hoffmann et al. count every one of
     their bins, which repeats a size the more often the longer its turn is, and would make the errors too small by far.
+    They are still somewhat too small: with 19 sizes on the Chinchilla surface and noise of 0.3% in each point, the 95%
+    interval of N*'s exponent held the truth in 88% of 60 draws.
 
     Args:
         curves: of models trained far enough to be overtaken by the next larger one. Their losses should be those of
@@ -69,7 +71,8 @@ def envelope_allocation(curves: Sequence[TrainingCurve], *, bins: int = 1500, wi
             float(np.exp(np.log(values[won]).mean())) for values in (found.flops, found.tokens, found.loss)
         )
         optima.append(Optimum(flops, value, tokens, loss))
-    left_out = sorted({curve.params for curve in curves} - set(sizes))
+    reason = "at no budget the best between two others"
+    left_out = [(size, reason) for size in sorted({curve.params for curve in curves} - set(sizes))]
     require(len(optima) >= 2, "curves", f"{len(optima)} sizes best between two others", "of two such sizes or more")
     return _allocation(optima, left_out)
 
@@ -77,41 +80,55 @@ def envelope_allocation(curves: Sequence[TrainingCurve], *, bins: int = 1500, wi
 def parabola_allocation(runs: Runs) -> Allocation:
     """Approach 2: parabolas of loss in ln N and in ln D at each budget, and power laws through their minima.
 
-    Biased, see the module. A budget is left out, and named, where the parabola does not open upwards or its vertex is
-    beyond the sizes measured.
+    Biased, see the module. A budget is left out, with the reason, where it has fewer than three sizes, its parabola
+    does not open upwards, or the vertex is beyond the sizes measured.
 
     Args:
         runs: of one family, of a few budgets (``flops``), three sizes or more at each.
 
     Raises:
-        ValueError: if the runs are of several families, a budget has fewer than three sizes, or fewer than two budgets
-            are left.
+        ValueError: if the runs are of several families, or fewer than two budgets are left.
     """
     require(len(runs.families) == 1, "family", runs.families, "one")
-    optima, left_out = [], []
-    for budget in np.unique(runs.flops):
-        curve = runs.where(runs.flops == budget)
-        minima = [_vertex(np.log(column), curve.loss) for column in (curve.active, curve.tokens)]
-        if any(minimum is None for minimum in minima):
-            left_out.append(float(budget))
-            continue
-        (params, loss), (tokens, _) = (minimum for minimum in minima if minimum is not None)
-        optima.append(Optimum(float(budget), params, tokens, loss))
-    require(len(optima) >= 2, "runs", f"{len(optima)} budgets whose sizes enclose a minimum", "of two such or more")
+    optima: list[Optimum] = []
+    left_out: list[tuple[float, str]] = []
+    budgets = runs.budgets
+    for budget in np.unique(budgets).tolist():
+        try:
+            optima.append(_optimum(budget, runs.where(budgets == budget)))
+        except ValueError as refusal:
+            left_out.append((budget, str(refusal)))
+    reasons = "".join(f"; {budget:g}: {reason}" for budget, reason in left_out)
+    found = f"{len(optima)} budgets whose sizes enclose a minimum{reasons}"
+    require(len(optima) >= 2, "runs", found, "of two such or more")
     return _allocation(optima, left_out)
 
 
-def _vertex(log_x: Floats, loss: Floats) -> tuple[float, float] | None:
-    """x and the loss at the vertex of the parabola; None where there is no minimum within the points."""
-    sizes = len(np.unique(log_x))
-    require(sizes >= 3, "runs", f"{sizes} sizes at one budget", "three or more at each")
+def _optimum(budget: float, curve: Runs) -> Optimum:
+    """Of one isoFLOP curve."""
+    params, loss = _vertex("sizes", curve.active, curve.loss)
+    tokens, _ = _vertex("token counts", curve.tokens, curve.loss)
+    return Optimum(budget, params, tokens, loss)
+
+
+def _vertex(name: str, x: Floats, loss: Floats) -> tuple[float, float]:
+    """x and the loss at the vertex of the parabola of loss in ln x.
+
+    Raises:
+        ValueError: if there are fewer than three x, or there is no minimum within them.
+    """
+    log_x, values = np.log(x), len(np.unique(x))
+    require(values >= 3, "runs", f"{values} {name} at one budget", "three or more")
+    require(bool(np.ptp(loss) > 0), "loss", float(loss[0]), "not the same at every size")
     a, b, c = parabola(log_x, loss[None])[0]
-    if a <= 0 or not log_x.min() <= -b / (2 * a) <= log_x.max():
-        return None
-    return float(np.exp(-b / (2 * a))), float(c - b**2 / (4 * a))
+    require(bool(a > 0), "runs", f"a parabola over {name} that opens downwards", "of losses with a minimum")
+    vertex = float(np.exp(-b / (2 * a)))
+    right = f"within the {name} measured, {x.min():.4g} to {x.max():.4g}"
+    require(bool(x.min() <= vertex <= x.max()), "vertex", float(f"{vertex:.4g}"), right)
+    return vertex, float(c - b**2 / (4 * a))
 
 
-def _allocation(optima: Sequence[Optimum], left_out: Sequence[float]) -> Allocation:
+def _allocation(optima: Sequence[Optimum], left_out: Sequence[tuple[float, str]]) -> Allocation:
     flops = [optimum.flops for optimum in optima]
     params = fit_power_law(flops, [optimum.params for optimum in optima])
     tokens = fit_power_law(flops, [optimum.tokens for optimum in optima])

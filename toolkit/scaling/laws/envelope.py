@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.checks import require
-from toolkit.scaling.laws.surface import PER_PARAMETER, Floats
+from toolkit.checks import require, require_positive
+from toolkit.scaling.laws.surface import PER_PARAMETER, Floats, require_sound
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,13 +18,13 @@ class TrainingCurve:
 
     Attributes:
         params: N.
-        tokens: seen so far, ascending, (points,).
-        loss: (points,).
+        tokens: seen so far, ascending, (points,); any sequence is made an array.
+        loss: (points,), likewise.
         flops_per_token: None is 6 N.
 
     Raises:
-        ValueError: if there are fewer than two points, or a column is not positive, finite and of one length, or the
-            tokens do not ascend.
+        ValueError: if there are fewer than two points, a number is not positive and finite, the columns are not of one
+            length, or the tokens do not ascend.
     """
 
     params: float
@@ -34,12 +34,16 @@ class TrainingCurve:
 
     def __post_init__(self) -> None:
         for name in ("tokens", "loss"):
-            values = getattr(self, name)
-            require(values.shape == self.tokens.shape, f"{name}.shape", values.shape, "(points,), as tokens")
-            sound = bool(np.isfinite(values).all() and (values > 0).all())
-            require(sound, name, "a value that is not", "positive and finite at every point")
+            values = np.asarray(getattr(self, name), dtype=np.float64)
+            object.__setattr__(self, name, values)
+            same = values.ndim == 1 and values.shape == self.tokens.shape
+            require(same, f"{name}.shape", values.shape, "(points,), as tokens")
+            require_sound(name, values)
+        require_positive(params=self.params, flops_per_token=self._per_token)
         require(len(self.tokens) >= 2, "tokens", len(self.tokens), "two points or more")
-        require(bool((np.diff(self.tokens) > 0).all()), "tokens", "a value below the one before", "ascending")
+        for at in np.flatnonzero(np.diff(self.tokens) <= 0)[:1].tolist():
+            right = f"above tokens[{at}]={self.tokens[at]:g}"
+            require(False, f"tokens[{at + 1}]", float(self.tokens[at + 1]), right)
 
     @property
     def flops(self) -> Floats:

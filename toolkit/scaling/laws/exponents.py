@@ -15,7 +15,7 @@ from toolkit.checks import require
 from toolkit.scaling.laws.approaches import Allocation, parabola_allocation
 from toolkit.scaling.laws.form_fit import FittedForm, fit_form
 from toolkit.scaling.laws.forms import Chinchilla
-from toolkit.scaling.laws.runs import Runs
+from toolkit.scaling.laws.runs import Runs, group_of
 from toolkit.scaling.laws.surface import Floats
 from toolkit.scaling.results import COUNTS, RunResult, size
 
@@ -60,6 +60,7 @@ def exponents_by_convention(
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    branched: bool = False,
 ) -> tuple[ConventionExponents, ...]:
     """Fit one family's runs once for each way to count parameters, in the order of ``COUNTS``.
 
@@ -71,6 +72,7 @@ def exponents_by_convention(
         method: of :func:`toolkit.scaling.laws.form_fit.fit_form`.
         resamples, seed: of the bootstrap over cells: the seeds of one budget and dim are drawn together.
         level: of the intervals.
+        branched: whether runs of several budgets were begun from one trunk: all of one dim are then drawn together.
 
     Raises:
         ValueError: if the family has no runs, ``level`` is not between 0 and 1, or as the fit and its bootstrap.
@@ -79,18 +81,25 @@ def exponents_by_convention(
     mine = [row for row in rows if row.family == family]
     families = ", ".join(dict.fromkeys(row.family for row in rows))
     require(len(mine) > 0, "family", family, f"one that has runs: {families}")
-    return tuple(_exponents(mine, convention, method, resamples, seed, level) for convention in COUNTS)
+    groups = [group_of(row, branched) for row in mine]
+    return tuple(_exponents(mine, groups, convention, method, resamples, seed, level) for convention in COUNTS)
 
 
 def _exponents(
-    rows: Sequence[RunResult], convention: str, method: str, resamples: int, seed: int, level: float
+    rows: Sequence[RunResult],
+    groups: Sequence[str],
+    convention: str,
+    method: str,
+    resamples: int,
+    seed: int,
+    level: float,
 ) -> ConventionExponents:
     runs = Runs.of(
         [size(row, convention) for row in rows],
         [row.tokens for row in rows],
         [row.bits_per_byte for row in rows],
         flops=[row.budget for row in rows],
-        group=[f"{row.budget:g} {row.dim}" for row in rows],
+        group=groups,
     )
     fitted = fit_form(Chinchilla(), runs, method=method)
     resampled = fitted.bootstrap(resamples, seed)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from toolkit.checks import require, require_choice, require_positive
+from toolkit.scaling.laws.cautions import of_exponents, of_terms
 from toolkit.scaling.laws.descent import descend, expansion
 from toolkit.scaling.laws.forms import Form
-from toolkit.scaling.laws.forms.form import Terms
+from toolkit.scaling.laws.forms.form import SATURATION, Terms
+from toolkit.scaling.laws.resampling import resampled_within
 from toolkit.scaling.laws.runs import Runs
 from toolkit.scaling.laws.surface import Floats
 from toolkit.scaling.laws.surface_fit import DELTA
@@ -84,6 +86,24 @@ class FittedForm:
         """ln measured - ln predicted, (runs,)."""
         return np.log(self.runs.loss) - np.log(self.predict(self.runs))
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What the constants themselves warn of, a sentence each: a term at 0, an exponent of the wrong sign or size.
+
+        Constants whose fits begin at one value alone may have any.
+        """
+        shares = self.form.shares(self.vector, self.runs)
+        if self.irreducible is not None:
+            shares.pop(str(self.form.irreducible))
+        guesses = {name: self.form.guesses.get(self.form.stem(name), ()) for name in self.form.names}
+        ranges = {
+            name: (min(values), max(values))
+            for name, values in guesses.items()
+            if len(values) > 1 and name not in SATURATION
+        }
+        exponents = {name: self.theta[name] for name in ranges}
+        return (*of_terms(shares, self.form.irreducible), *of_exponents(exponents, ranges))
+
     def predict(self, runs: Runs) -> Floats:
         """The loss of each of ``runs``, (runs,).
 
@@ -102,7 +122,7 @@ class FittedForm:
             ValueError: if ``resamples`` is below 2.
         """
         require(resamples >= 2, "resamples", resamples, "2 or more")
-        weights = _resampled(self.runs, resamples, np.random.default_rng(seed))
+        weights = resampled_within(self.runs.family, self.runs.group, resamples, np.random.default_rng(seed))
         objective = _objective(self.form, self.runs, self.method, self.delta)
         start, free = np.tile(self.vector, (resamples, 1)), _free(self.form, self.irreducible)
         return FormBootstrap(self, descend(start, objective, weights, free)[0], seed)
@@ -183,8 +203,9 @@ def fit_form(
         delta: of the Huber loss.
 
     Raises:
-        ValueError: if there are fewer runs than constants to find, a column that the form explains varies too little,
-            a setting is out of its range, or the form has no irreducible loss to be given.
+        ValueError: if there are fewer runs than constants to find, or as few that differ in more than their loss, a
+            column that the form explains varies too little, or size only as tokens do, all losses are the same, a
+            setting is out of its range, or the form has no irreducible loss to be given.
     """
     require_choice("method", method, METHODS)
     require_positive(delta=delta)
@@ -220,23 +241,32 @@ def _require_enough(form: Form, runs: Runs, free: list[int]) -> None:
     """Refuse runs that cannot tell the form's constants."""
     right = f"{len(free)} or more, the constants of {form.title} that are to be found"
     require(len(runs) >= len(free), "runs", len(runs), right)
+    require(_points(runs) >= len(free), "runs", f"{_points(runs)} different ones", right)
+    require(bool(np.ptp(runs.loss) > 0), "loss", float(runs.loss[0]), "not the same in every run")
     _require_levels(form, form.levels, runs, "")
     for family in form.families:
-        _require_levels(form, form.family_levels, runs.where(runs.family == family), f" of {family}")
+        mine, own = runs.where(runs.family == family), sum(name.endswith(f"[{family}]") for name in form.names)
+        _require_levels(form, form.family_levels, mine, f" of {family}")
+        right = f"{own} or more, the constants that {form.title} has of {family} alone"
+        require(_points(mine) >= own, f"runs of {family}", f"{_points(mine)} different ones", right)
+
+
+def _points(runs: Runs) -> int:
+    """Runs that differ in more than their loss."""
+    columns = (runs.active, runs.tokens, runs.total, runs.experts, runs.granularity)
+    return len(np.unique(np.stack(columns, axis=1), axis=0))
 
 
 def _require_levels(form: Form, levels: Mapping[str, int], runs: Runs, of: str) -> None:
     for column, least in levels.items():
-        values = len(np.unique(np.round(np.log1p(getattr(runs, column)), 9)))
+        values = _different(getattr(runs, column))
         require(values >= least, column + of, f"{values} different values", f"{least} or more for {form.title}")
+    for size in {"active", "total"} & set(levels) if "tokens" in levels else ():
+        values = _different(runs.tokens / getattr(runs, size))
+        right = f"2 or more for {form.title}, whose terms in the two cannot be told apart where one follows the other"
+        require(values >= 2, f"tokens / {size}{of}", f"{values} different values", right)
 
 
-def _resampled(runs: Runs, resamples: int, generator: np.random.Generator) -> Floats:
-    """How often each run is drawn, (resamples, runs)."""
-    weights = np.zeros((resamples, len(runs)))
-    for family in runs.families:
-        members = np.flatnonzero(runs.family == family)
-        groups, of_member = np.unique(runs.group[members], return_inverse=True)
-        even = np.full(len(groups), 1 / len(groups))
-        weights[:, members] = generator.multinomial(len(groups), even, resamples)[:, of_member]
-    return weights
+def _different(values: Floats) -> int:
+    """How many values there are, up to rounding."""
+    return len(np.unique(np.round(np.log1p(values), 9)))

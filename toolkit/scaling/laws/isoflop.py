@@ -2,7 +2,7 @@
 
 Approach 2 of Hoffmann et al. 2022 (arXiv 2203.15556, section 3.2): a parabola of loss in log size
 through the runs of one budget. Losses are validation bits per byte; every run is evaluated on the
-same windows, so the error of their level is shared and cancels where runs are compared.
+same windows, so most of the error of their level is shared and cancels where runs are compared.
 """
 
 from __future__ import annotations

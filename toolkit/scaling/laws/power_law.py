@@ -10,6 +10,7 @@ import numpy as np
 from scipy import special
 
 from toolkit.checks import require, require_choice
+from toolkit.scaling.laws.surface import require_sound
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,11 @@ def fit_power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw:
     """Least squares of log10 y in log10 x.
 
     Raises:
-        ValueError: if there are not two different x, or a number is not positive.
+        ValueError: if there are not two different x, or a number is not positive and finite.
     """
     require(len(x) == len(y), "y", f"{len(y)} points", f"as many as x: {len(x)}")
-    require(min(*x, *y) > 0 if len(x) else False, "x and y", "a value that is not", "positive, in one point or more")
+    for name, values in (("x", x), ("y", y)):
+        require_sound(name, np.asarray(values, dtype=np.float64))
     require(len(set(x)) >= 2, "x", sorted(set(x)), "two different values or more")
     log_x, log_y = np.log10(x), np.log10(y)
     centre, spread = log_x.mean(), ((log_x - log_x.mean()) ** 2).sum()

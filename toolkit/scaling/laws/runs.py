@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.checks import require, require_choice
-from toolkit.scaling.laws.surface import PER_PARAMETER, Floats
+from toolkit.scaling.laws.resampling import Strings
+from toolkit.scaling.laws.surface import PER_PARAMETER, Floats, require_sound
 from toolkit.scaling.results import COUNTS, RunResult, size
-
-Strings = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +27,8 @@ class Runs:
         total: all parameters, counted as ``active`` are.
         flops: of the whole training.
         family: labels.
-        group: labels; runs of one group differ in their seed alone and are drawn, or held out, together.
+        group: labels; runs of one group share their errors (the seeds of a cell, the branches of a trunk) and are
+            drawn, or held out, together.
 
     Raises:
         ValueError: if a column is of another length or holds a number that is not positive and finite, there are no
@@ -89,9 +89,9 @@ class Runs:
             values = getattr(self, column.name)
             require(values.shape == self.active.shape, f"{column.name}.shape", values.shape, "(runs,), as active")
             if values.dtype.kind == "f":
-                sound = bool(np.isfinite(values).all() and (values > 0).all())
-                require(sound, column.name, "a value that is not", "positive and finite in every run")
-        require(bool((self.total >= self.active).all()), "total", "one below active", "at least active in every run")
+                require_sound(column.name, values)
+        for at in np.flatnonzero(self.total < self.active)[:1].tolist():
+            require(False, f"total[{at}]", float(self.total[at]), f"at least active[{at}]={self.active[at]:g}")
 
     def __len__(self) -> int:
         return len(self.active)
@@ -100,6 +100,16 @@ class Runs:
     def sparsity(self) -> Floats:
         """S = 1 - active / total, 0 for a dense model."""
         return 1 - self.active / self.total
+
+    @property
+    def budgets(self) -> Floats:
+        """The budget of each run, (runs,): the mean FLOPs of those that lie within 2% of their neighbours."""
+        order = np.argsort(self.flops)
+        starts = np.diff(np.log(self.flops[order]), prepend=-np.inf) > np.log(1.02)
+        label = np.empty(len(self), dtype=np.int64)
+        label[order] = np.cumsum(starts) - 1
+        means: Floats = np.bincount(label, self.flops) / np.bincount(label)
+        return means[label]
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -119,6 +129,8 @@ def runs_of(
     rows: Sequence[RunResult],
     architecture: Mapping[str, tuple[float, float]],
     convention: str = "active_with_head",
+    *,
+    branched: bool = False,
 ) -> Runs:
     """Finished runs as a table for the laws; losses are bits per byte.
 
@@ -127,6 +139,8 @@ def runs_of(
         architecture: of each family, its expansion rate and its granularity.
         convention: what counts as active, of :data:`toolkit.scaling.results.COUNTS` without ``"total"``. Parameters
             that a token leaves unused are added for ``total``, so that a dense model's sparsity is 0 in each.
+        branched: whether runs of several budgets were begun from one trunk, as
+            :attr:`toolkit.scaling.plan.Grid.branch` does. A group is then all of a family's runs of one width.
 
     Raises:
         ValueError: for another convention, a family that ``architecture`` lacks, or as :class:`Runs`.
@@ -145,5 +159,10 @@ def runs_of(
         total=active + [row.parameters - row.active_parameters for row in rows],
         flops=[row.budget for row in rows],
         family=[row.family for row in rows],
-        group=[f"{row.family} {row.budget:g} {row.dim}" for row in rows],
+        group=[group_of(row, branched) for row in rows],
     )
+
+
+def group_of(row: RunResult, branched: bool) -> str:
+    """What shares its errors with ``row``: the seeds of its cell, or all that may have begun as one trunk."""
+    return f"{row.family} {row.dim}" if branched else f"{row.family} {row.budget:g} {row.dim}"

@@ -75,16 +75,43 @@ class LossSurface:
         return Optimum(flops, params, tokens, float(self.loss(params, tokens)))
 
 
-def require_runs(params: Sequence[float], tokens: Sequence[float], loss: Sequence[float]) -> tuple[Floats, ...]:
+def require_sound(name: str, values: Floats) -> None:
+    """Refuse ``values`` (n,) that are not all positive and finite, naming the first that is not.
+
+    >>> require_sound("loss", np.array([3.0, np.nan]))
+    Traceback (most recent call last):
+    ValueError: loss[1]=nan: it must be positive and finite
+    """
+    for at in np.flatnonzero(~(np.isfinite(values) & (values > 0)))[:1].tolist():
+        require(False, f"{name}[{at}]", float(values[at]), "positive and finite")
+
+
+def require_runs(
+    params: Sequence[float], tokens: Sequence[float], loss: Sequence[float], irreducible: float | None = None
+) -> tuple[Floats, ...]:
     """params, tokens and loss (runs,) as arrays, all positive and finite.
 
     Raises:
         ValueError: naming what is of another length, not positive or not finite, or that there are too few.
     """
-    arrays = tuple(np.asarray(values, dtype=np.float64) for values in (params, tokens, loss))
+    n, d, nats = arrays = tuple(np.asarray(values, dtype=np.float64) for values in (params, tokens, loss))
     for name, values in zip(("params", "tokens", "loss"), arrays, strict=True):
         require(values.ndim == 1 and len(values) == len(arrays[0]), f"{name}.shape", values.shape, "(runs,), as params")
-        sound = bool(np.isfinite(values).all() and (values > 0).all())
-        require(sound, name, "a value that is not", "positive and finite in every run")
-    require(len(arrays[0]) >= 5, "params", f"{len(arrays[0])} runs", "5 or more: there are five numbers to find")
+        require_sound(name, values)
+    _require_told(n, d, nats, constants=5 if irreducible is None else 4)
+    lowest = float(nats.min())
+    right = f"None, or above 0 and below the lowest loss, {lowest:.4g}"
+    require(irreducible is None or 0 < irreducible < lowest, "irreducible", irreducible, right)
     return arrays
+
+
+def _require_told(params: Floats, tokens: Floats, loss: Floats, constants: int) -> None:
+    """Refuse runs that cannot tell a surface's constants: too few, or in a line."""
+    require(len(params) >= constants, "params", f"{len(params)} runs", f"{constants} or more, the numbers to find")
+    points = len(np.unique(np.stack([params, tokens]), axis=1).T)
+    right = f"{constants} or more: repeats of one point tell its noise and nothing else"
+    require(points >= constants, "params and tokens", f"{points} different points", right)
+    for name, values, least in (("params", params, 3), ("tokens", tokens, 3), ("tokens / params", tokens / params, 2)):
+        levels = len(np.unique(np.round(np.log(values), 9)))
+        require(levels >= least, name, f"{levels} different values", f"{least} or more to tell the terms apart")
+    require(bool(np.ptp(loss) > 0), "loss", float(loss[0]), "not the same in every run")

@@ -20,6 +20,9 @@ from toolkit.scaling.laws.surface import Floats
 
 ORDERS = ("flops", "active", "total", "tokens")
 
+LEAST_SHARE = 0.1
+"""Of the runs, that a selection's rollout is scored on."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -80,7 +83,7 @@ def rollout(
             cannot be fitted is returned, with the reason.
     """
     require_choice("order_by", order_by, ORDERS)
-    sizes: Floats = getattr(runs, order_by)
+    sizes: Floats = runs.budgets if order_by == "flops" else getattr(runs, order_by)
     steps = np.unique(sizes)[:-1].tolist() if cuts is None else list(cuts)
     require(len(steps) > 0, order_by, "one value", "two or more, to tell small from large")
     scored = []
@@ -160,8 +163,10 @@ class Selection:
         parameters: that were found.
         in_sample: error of the runs it was fitted to.
         cross_validated: see :func:`cross_validate`.
-        rollout: error of the largest budget's runs, predicted from all others.
+        rollout: error of the runs at the largest budget, predicted from all others; where that is fewer than a tenth
+            of the runs, as where no two have one budget, of those above a third of the largest.
         reason: what could not be done, and why; the numbers of that are None.
+        scored: runs that ``rollout`` is of.
     """
 
     form: Form
@@ -170,17 +175,18 @@ class Selection:
     cross_validated: Score | None
     rollout: float | None
     reason: str
+    scored: int | None = None
 
     @property
     def cells(self) -> tuple[str, ...]:
         """For a row of a table, errors in per cent of the loss."""
-        score = self.cross_validated
+        score, runs = self.cross_validated, "" if self.scored is None else f" of {self.scored} runs"
         return (
             self.form.title,
             "" if self.parameters is None else str(self.parameters),
             _percent(self.in_sample),
             "" if score is None else f"{_percent(score.error)} (± {_percent(score.standard_error)})",
-            _percent(self.rollout),
+            _percent(self.rollout) + runs,
             self.reason.replace("|", "\\|"),
         )
 
@@ -199,13 +205,27 @@ class SelectionTable:
 
     rows: tuple[Selection, ...]
 
-    columns = "form | constants | error in sample | cross-validated | largest budget, from the others | not done"
+    columns = "form | constants | error in sample | cross-validated | largest budgets, from the others | not done"
     """The first line of the table, for :func:`toolkit.scaling.document.markdown_table`."""
 
     @property
     def cells(self) -> list[tuple[str, ...]]:
-        """The body of the table."""
-        return [row.cells for row in self.rows]
+        """The body of the table; a cross-validated error that ties with the least says so."""
+        body = [list(row.cells) for row in self.rows]
+        for cells, row in zip(body[1:], self.rows[1:], strict=True):
+            cells[3] += ", tied" if row in self.tied else ""
+        return [tuple(cells) for cells in body]
+
+    @property
+    def tied(self) -> tuple[Selection, ...]:
+        """The forms whose squared error is within one standard error of the least, the best one first.
+
+        The standard error is of the difference, fold by fold: all forms are scored on the same folds, whose own spread
+        is no matter. The one of fewest constants among them is a sound choice too (Breiman et al. 1984, Classification
+        and Regression Trees, section 3.4.3, the one-standard-error rule).
+        """
+        best = self.rows[0].cross_validated
+        return tuple(row for row in self.rows if best and row.cross_validated and _ties(row.cross_validated, best))
 
     @property
     def best(self) -> Form:
@@ -217,6 +237,14 @@ class SelectionTable:
         reasons = "; ".join(f"{row.form.title}: {row.reason}" for row in self.rows)
         require(self.rows[0].cross_validated is not None, "forms", reasons, "such that one can be cross-validated")
         return self.rows[0].form
+
+
+def _ties(score: Score, best: Score) -> bool:
+    """Whether ``score`` is no further above ``best`` than the spread of their differences between folds explains."""
+    differences = np.square(score.folds) - np.square(best.folds)
+    if len(differences) < 2:
+        return score.error <= best.error
+    return bool(differences.mean() <= differences.std(ddof=1) / math.sqrt(len(differences)))
 
 
 def select(
@@ -247,10 +275,22 @@ def _selection(form: Form, runs: Runs, folds: int, seed: int, method: str) -> Se
         score = cross_validate(form, runs, folds, seed, method=method)
     except ValueError as refusal:
         reasons.append(f"cross-validation: {refusal}")
+    scored = None
     try:
-        (last,) = rollout(form, runs, cuts=np.unique(runs.flops)[-2:-1].tolist(), method=method)
-        larger = None if last.reason else last.error
-        reasons += [f"largest budget: {last.reason}"] if last.reason else []
+        (last,) = rollout(form, runs, cuts=[_last_cut(runs)], method=method)
+        larger, scored = (None, None) if last.reason else (last.error, last.scored)
+        reasons += [f"largest budgets: {last.reason}"] if last.reason else []
     except ValueError as refusal:
-        reasons.append(f"largest budget: {refusal}")
-    return Selection(form, fitted.free_parameters, _rms(fitted.residuals), score, larger, "; ".join(reasons))
+        reasons.append(f"largest budgets: {refusal}")
+    in_sample = _rms(fitted.residuals)
+    return Selection(form, fitted.free_parameters, in_sample, score, larger, "; ".join(reasons), scored)
+
+
+def _last_cut(runs: Runs) -> float:
+    """The budget below the largest; a third of the largest where fewer than a tenth of the runs are at it."""
+    largest = float(runs.budgets.max())
+    if np.mean(runs.budgets == largest) < LEAST_SHARE:
+        return largest / 3
+    below = runs.budgets[runs.budgets < largest]
+    require(len(below) > 0, "flops", f"one budget, {largest:g}", "two or more, to tell small from large")
+    return float(below.max())

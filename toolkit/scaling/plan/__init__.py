@@ -2,7 +2,14 @@
 
 from toolkit.scaling.plan.grid import Grid, IsoFLOP
 from toolkit.scaling.plan.recipe import Recipe, Search
-from toolkit.scaling.plan.runs import TOLERANCE, PlannedRun, data_warnings, plan_isoflop, plan_run
+from toolkit.scaling.plan.runs import (
+    TOLERANCE,
+    PlannedRun,
+    data_warnings,
+    grid_warnings,
+    plan_isoflop,
+    plan_run,
+)
 from toolkit.scaling.plan.shape import ARMS, Family, ModelShape, Shape
 
 __all__ = [
@@ -17,6 +24,7 @@ __all__ = [
     "Search",
     "Shape",
     "data_warnings",
+    "grid_warnings",
     "plan_isoflop",
     "plan_run",
 ]

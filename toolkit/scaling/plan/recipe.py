@@ -14,7 +14,7 @@ TRANSFERS = ("inverse_width", "mup")
 
 @dataclass(frozen=True)
 class Search:
-    """A search for the learning rate before the study, which its budget is charged for.
+    """A search for the learning rate before the study, whose FLOPs are in no run's budget; the report tells them.
 
     Each family's model of ``base_dim`` is trained on ``flops`` FLOPs at each of the ``factors`` times the recipe's
     rate. What is lowest, by a parabola of loss in log rate where its vertex lies between the factors, is what all of
@@ -47,7 +47,9 @@ class Recipe:
     that is best at ``base_dim`` is used at every width.
 
     *Batch.* batch_size * (tokens / batch_tokens) ** batch_exponent, its factor to the nearest power of two;
-    Bergsma et al. 2025 (arXiv 2505.13738) find the best batch to grow as tokens ** 0.383.
+    Bergsma et al. 2025 (arXiv 2505.13738) find the best batch to grow as tokens ** 0.383. With a batch other than the
+    training settings' own the rate is multiplied by (batch / that) ** rate_exponent: the square root is the rule for
+    Adam (Malladi et al. 2022, arXiv 2205.10287).
 
     *Weight decay.* AdamW's weights forget over 1 / (rate * weight_decay) steps. With a ``decay_horizon`` the weight
     decay is such that this is that share of the run, whatever its rate and steps (Wang and Aitchison 2024, arXiv
@@ -59,11 +61,12 @@ class Recipe:
         transfer: ``"inverse_width"`` or ``"mup"``.
         batch_exponent: of tokens; 0 for one batch in all runs.
         batch_tokens: tokens at which the batch is the training settings' own.
+        rate_exponent: of the batch in the rate; 0 for one rate whatever the batch.
         decay_horizon: share of a run; None for the training settings' weight decay.
         search: how the learning rate is looked for; None to take the one given.
 
     Raises:
-        ValueError: if a number is not positive, the exponent not within [0, 1], or the transfer unknown.
+        ValueError: if a number is not positive, an exponent not within [0, 1], or the transfer unknown.
     """
 
     learning_rate: float = 0.00625
@@ -71,13 +74,15 @@ class Recipe:
     transfer: str = "inverse_width"
     batch_exponent: float = 0.0
     batch_tokens: float = 1e6
+    rate_exponent: float = 0.5
     decay_horizon: float | None = None
     search: Search | None = None
 
     def __post_init__(self) -> None:
         require_positive(learning_rate=self.learning_rate, base_dim=self.base_dim, batch_tokens=self.batch_tokens)
         require_choice("transfer", self.transfer, TRANSFERS)
-        require(0 <= self.batch_exponent <= 1, "batch_exponent", self.batch_exponent, "between 0 and 1")
+        for name in ("batch_exponent", "rate_exponent"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
         horizon = self.decay_horizon
         require(horizon is None or horizon > 0, "decay_horizon", horizon, "positive, or None")
 
@@ -90,15 +95,23 @@ class Recipe:
         return self if learning_rate is None else replace(self, learning_rate=learning_rate)
 
     def batch_size(self, tokens: float, base: int) -> int:
-        """Sequences in a step of a run of about ``tokens`` tokens, where the settings say ``base``."""
+        """Sequences in a step of a run of about ``tokens`` tokens, where the settings say ``base``.
+
+        Raises:
+            ValueError: if ``base`` cannot be halved as often as so few tokens ask for.
+        """
         if self.batch_exponent == 0:
             return base
-        return max(1, round(base * 2 ** round(self.batch_exponent * math.log2(tokens / self.batch_tokens))))
+        factor = 2.0 ** round(self.batch_exponent * math.log2(tokens / self.batch_tokens))
+        whole = f"a multiple of {1 / factor:g}: {tokens:.3g} tokens ask for {factor:g} times it (recipe.batch_exponent)"
+        require((base * factor).is_integer(), "batch_size", base, whole)
+        return int(base * factor)
 
     def training(self, base: TrainingConfig, dim: int, steps: int, batch_size: int, seed: int) -> TrainingConfig:
         """The training settings of a run of ``steps`` steps at width ``dim``."""
-        inside = self.learning_rate * self.base_dim / dim  # of the matrices inside the layers, which alone decay
-        rate = inside if self.transfer == "inverse_width" else self.learning_rate
+        peak = self.learning_rate * (batch_size / base.batch_size) ** self.rate_exponent
+        inside = peak * self.base_dim / dim  # of the matrices inside the layers, which alone decay
+        rate = inside if self.transfer == "inverse_width" else peak
         settings = replace(base, steps=steps, batch_size=batch_size, learning_rate=rate, seed=seed)
         if self.decay_horizon is None:
             return settings
@@ -111,5 +124,6 @@ class Recipe:
             "mup": f"{self.learning_rate:.3g}, in matrices inside the layers times {self.base_dim} / dim (muP)",
         }[self.transfer]
         decay = "" if self.decay_horizon is None else f"; weights forget over {self.decay_horizon:g} of a run"
-        batch = f"; batch grows as tokens to the {self.batch_exponent:g}" if self.batch_exponent else ""
+        rate = f", the rate as the batch to the {self.rate_exponent:g}" if self.rate_exponent else ""
+        batch = f"; batch grows as tokens to the {self.batch_exponent:g}{rate}" if self.batch_exponent else ""
         return f"Peak learning rate {width}{batch}{decay}."

@@ -18,10 +18,19 @@ from toolkit.training.precision import resolve_precision
 TOLERANCE = 0.01
 """A run's planned FLOPs may differ from its budget by this share."""
 
+WIDTHS = 3
+"""Of one family at one budget: as many as a parabola takes."""
+
+TOKENS_PER_PARAMETER = (5.0, 100.0)
+"""About Hoffmann et al.'s 20: what the best model of a budget is likely to be trained on."""
+
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run: what is trained, for how long, and what it will cost; ``mark`` is what else its name must say."""
+    """One run: what is trained, for how long, and what it will cost.
+
+    ``mark`` is what else its name must say; ``stage`` what it is for: ``"search"``, ``"grid"`` or ``"prediction"``.
+    """
 
     family: str
     budget: float
@@ -31,6 +40,7 @@ class PlannedRun:
     training: TrainingConfig
     cost: Cost = field(repr=False)
     mark: str = ""
+    stage: str = "grid"
 
     @property
     def name(self) -> str:
@@ -120,6 +130,38 @@ def data_warnings(runs: Sequence[PlannedRun], unique_tokens: int) -> list[str]:
                 f"{need / unique_tokens:.2f} epochs over the same text"
             )
     return lines
+
+
+def grid_warnings(runs: Sequence[PlannedRun]) -> list[str]:
+    """One sentence for each budget whose best size the grid will not show; empty if it may at every budget.
+
+    It will not where a family has fewer than three widths, which no parabola goes through, or where the tokens for each
+    active parameter are below 5 in every model, or above 100: all are then too large, or too small.
+    """
+    lines = []
+    for budget in sorted({run.budget for run in runs}):
+        mine = [run for run in runs if run.budget == budget]
+        lines += [f"budget {_scientific(budget)} {problem}" for problem in (*_few_widths(mine), *_one_sided(mine))]
+    return lines
+
+
+def _few_widths(runs: Sequence[PlannedRun]) -> list[str]:
+    widths: dict[str, set[int]] = {}
+    for run in runs:
+        widths.setdefault(run.family, set()).add(run.dim)
+    few = [f"{len(dims)} of {family}" for family, dims in widths.items() if len(dims) < WIDTHS]
+    return [f"has fewer than {WIDTHS} widths, too few for the minimum of a curve: {', '.join(few)}"] if few else []
+
+
+def _one_sided(runs: Sequence[PlannedRun]) -> list[str]:
+    ratios = [run.tokens / run.cost.total_active_parameters for run in runs]
+    low, high = TOKENS_PER_PARAMETER
+    told = f"{min(ratios):.3g} to {max(ratios):.3g} tokens for each active parameter"
+    if max(ratios) < low:
+        return [f"trains every model on {told}, all below {low:g}: the best size is likely below all widths"]
+    if min(ratios) > high:
+        return [f"trains every model on {told}, all above {high:g}: the best size is likely above all widths"]
+    return []
 
 
 def _scientific(value: float) -> str:

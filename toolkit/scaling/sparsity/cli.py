@@ -11,12 +11,16 @@ from typing import Any
 from rich.console import Console
 
 from toolkit.parallel import is_main_process
+from toolkit.scaling.claims import number
 from toolkit.scaling.cli import conclude, make_study, parse_settings, study_parser
 from toolkit.scaling.plan import ModelShape
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.sparsity.prediction import NextBudget, Tested
 from toolkit.scaling.sparsity.search import FoundRate
 from toolkit.scaling.sparsity.study import Laws, LawSettings, SparsityStudy
+
+PLAN_WIDTH = 200
+"""Columns of text where no terminal says how many: the plan's table with the search's long names, uncut."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def conduct_sparsity(study: SparsityStudy, dry_run: bool, report: Callable[[Find
         dry_run: print the plan and leave nothing behind.
         report: writes it and gives its path; called on the main process.
     """
-    console = Console(quiet=not is_main_process(), width=None if Console().is_terminal else 140)
+    console = Console(quiet=not is_main_process(), width=None if Console().is_terminal else PLAN_WIDTH)
     _announce(study, console, dry_run)
     if dry_run:
         return
@@ -87,6 +91,7 @@ def conduct_sparsity(study: SparsityStudy, dry_run: bool, report: Callable[[Find
 def _announce(study: SparsityStudy, console: Console, dry_run: bool) -> None:
     base, runs = study.base, [*study.search_runs, *study.base.runs]
     console.print(f"Reading the corpus, and timing a few throw-away steps of {len(runs)} runs' models ...")
+    study.require_steps()
     if dry_run:
         base.print_plan(console, base.trial_seconds(runs), runs)
     else:
@@ -95,11 +100,10 @@ def _announce(study: SparsityStudy, console: Console, dry_run: bool) -> None:
             base.print_plan(console, base.step_seconds(runs), runs)
     following = study.next_budget
     if following is not None:
-        families = following.families or study.families
-        flops = following.flops * len(families) * following.seeds
+        count = len(study.next_families) * following.seeds
         console.print(
-            f"then {len(families) * following.seeds} runs of {following.flops:g} FLOPs ({flops:.3g} in all) at widths "
-            f"that the grid's laws choose between {study.laws.dims[0]} and {study.laws.dims[1]}",
+            f"then {count} runs of {number(following.flops)} FLOPs ({number(count * following.flops)} in all) at "
+            f"widths that the grid's laws choose between {study.laws.dims[0]} and {study.laws.dims[1]}",
             highlight=False,
         )
 

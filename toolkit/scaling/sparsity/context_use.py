@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def _context_use(folder: Path, row: RunResult, windows: Tensor) -> ContextUse:
         row.run,
         row.family,
         seen,
-        tuple(each.nll.bits_per_byte(1.0) for each in found),
+        tuple(each.nll.mean / math.log(2) for each in found),
         farthest(decoder.config, context),
     )
 

@@ -20,12 +20,14 @@ class FamilyCost:
 
     Attributes:
         family: its name.
-        best: the cell.
+        best: its cell of the lowest mean loss.
         active, total: parameters that one token uses, and all.
         training_bytes: memory of a training step on one device.
         seconds: of the run's steps, each as long as one by itself.
-        same_loss_flops, same_loss_seconds: what the family needs for the baseline's loss, over what the baseline spent;
-            None where its measured runs do not reach down, or up, to that loss.
+        same_loss_flops: what the family needs for the minimum of the baseline's isoFLOP curve at this budget, by the
+            minima of its own curves, over the budget; None where its measured runs do not reach down, or up, to it.
+        same_loss_seconds: what it needs for the loss of the baseline's best cell, by its own cells, over that cell's
+            seconds; None likewise.
         same_memory_loss: the lowest loss among its cells at this budget with no more parameters than the baseline's
             best; None where there is no such cell.
     """
@@ -50,8 +52,10 @@ def family_costs(rows: Sequence[RunResult], baseline: str) -> list[FamilyCost]:
     """
     cells = cells_of(rows)
     families = list(dict.fromkeys(cell.family for cell in cells))
+    if baseline not in families:
+        return []
     shared = set.intersection(*({cell.budget for cell in cells if cell.family == family} for family in families))
-    if baseline not in families or not shared:
+    if not shared:
         return []
     budget, of_run = max(shared), {row.run: row for row in rows}
     at_budget = {family: [c for c in cells if (c.family, c.budget) == (family, budget)] for family in families}
@@ -77,9 +81,12 @@ def _family_cost(
     at_budget: Sequence[Cell],
 ) -> FamilyCost:
     row = of_run[best.runs[0]]
-    mine = frontiers([cell for cell in cells if cell.family == best.family])
-    wanted = np.log([reference.loss])
-    flops, seconds = (_within(*each.cost_to_reach(wanted)) for each in (mine.flops, mine.seconds))
+    mine, other = (
+        frontiers([cell for cell in cells if cell.family == family]) for family in (best.family, reference.family)
+    )
+    minimum = other.flops.loss[:, other.budgets.index(budget)]  # like with like: curves' minima, or measured cells
+    flops = _within(*mine.flops.cost_to_reach(minimum))
+    seconds = _within(*mine.seconds.cost_to_reach(np.log([reference.loss])))
     small = [cell.loss for cell in at_budget if of_run[cell.runs[0]].parameters <= most]
     return FamilyCost(
         best.family,
@@ -106,7 +113,7 @@ class Projection:
     Attributes:
         family: its name.
         dim, layers: of the model that is projected.
-        seconds: the least time of one step.
+        seconds: projected, of one step.
         seconds_per_flop: of an ``exact`` FLOP, over the baseline's.
         multiplier: measured at the study's largest budget; None for the baseline.
         effective: that over ``seconds_per_flop``.

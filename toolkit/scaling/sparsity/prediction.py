@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +29,7 @@ class NextBudget:
         seeds: runs of each.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: if a number is not positive, or the families are none or one is named twice.
     """
 
     flops: float
@@ -36,6 +38,9 @@ class NextBudget:
 
     def __post_init__(self) -> None:
         require_positive(flops=self.flops, seeds=self.seeds)
+        families = self.families
+        once = families is None or 0 < len(families) == len(set(families))
+        require(once, "next_budget.families", families, "None for all, or one or more, each named once")
 
 
 @dataclass(frozen=True)
@@ -92,23 +97,39 @@ def predict(law: FittedForm, draws: FormBootstrap, widths: Widths, budget: float
 def keep_predictions(path: Path, predictions: Sequence[Prediction]) -> list[Prediction]:
     """Write the predictions down, or give back those that stand there: what was predicted first is what is tested.
 
+    Where there are none, that is written too, since other processes wait for the file.
+
     Raises:
         ValueError: if the file holds predictions for another budget or other families.
     """
-    if path.exists():
-        kept = wait_for_predictions(path)
+    kept = wait_for_predictions(path) if path.exists() else []
+    if kept:
         same = [(each.family, each.budget) for each in kept] == [(each.family, each.budget) for each in predictions]
-        require(same, "prediction", str(path), "predictions for the same families and budget, or another folder")
+        right = "predictions for the same families and budget, or another folder"
+        require(same or not predictions, "prediction", str(path), right)
         return kept
     write_atomically(path, json.dumps([asdict(each) for each in predictions], indent=2) + "\n")
     return list(predictions)
 
 
 def wait_for_predictions(path: Path) -> list[Prediction]:
-    """The predictions that stand in ``path``, once they do."""
+    """The predictions that stand in ``path``, once they do; none where none could be made."""
+    return [Prediction(**each) for each in json.loads(wait_for(path))]
+
+
+def wait_for(path: Path) -> str:
+    """What the main process writes into ``path``, once it has.
+
+    Raises:
+        RuntimeError: if this process' parent, which in a run that started its own processes is the main one, ended
+            meanwhile.
+    """
+    parent = os.getppid()
     while not path.exists():
+        if os.getppid() != parent:
+            raise RuntimeError(f"{path} was waited for, but the main process ended without it")
         time.sleep(1)
-    return [Prediction(**each) for each in json.loads(path.read_text())]
+    return path.read_text()
 
 
 @dataclass(frozen=True)
@@ -117,16 +138,18 @@ class Tested:
 
     Attributes:
         prediction: as it was written down.
-        measured: bits per byte of each run, by its name.
+        measured: bits per byte of each run that did not diverge, by its name.
+        diverged: names of those that did.
     """
 
     prediction: Prediction
     measured: Mapping[str, float]
+    diverged: tuple[str, ...] = ()
 
     @property
     def loss(self) -> float:
-        """Mean of the runs."""
-        return float(np.mean(list(self.measured.values())))
+        """Mean of the runs that did not diverge; nan where all did."""
+        return float(np.mean(list(self.measured.values()))) if self.measured else math.nan
 
     @property
     def error(self) -> float:
@@ -135,15 +158,18 @@ class Tested:
 
     @property
     def held(self) -> bool:
-        """Every run lies within the interval."""
-        return all(self.prediction.low <= loss <= self.prediction.high for loss in self.measured.values())
+        """Every run lies within the interval, which one that diverged does not."""
+        inside = (self.prediction.low <= loss <= self.prediction.high for loss in self.measured.values())
+        return not self.diverged and all(inside)
 
 
 def tested(predictions: Sequence[Prediction], rows: Sequence[RunResult]) -> list[Tested]:
-    """Each prediction that has finished runs, beside them."""
+    """Each prediction that has runs which ended, diverged ones included, beside them."""
     found = []
     for prediction in predictions:
         cell = prediction.family, prediction.budget, prediction.dim
         mine = {row.run: row.bits_per_byte for row in rows if (row.family, row.budget, row.dim) == cell}
-        found += [Tested(prediction, mine)] if mine else []
+        finite = {run: loss for run, loss in mine.items() if math.isfinite(loss)}
+        diverged = tuple(run for run in mine if run not in finite)
+        found += [Tested(prediction, finite, diverged)] if mine else []
     return found

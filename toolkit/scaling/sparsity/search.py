@@ -1,4 +1,4 @@
-"""The search for each family's learning rate, at a small budget that the study is charged for."""
+"""The search for each family's learning rate, at a small budget that comes on top of the grid's."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def rates_tried(recipe: Recipe) -> list[float]:
 
 def _marked(run: PlannedRun, rate: float) -> PlannedRun:
     """The run under a name that tells its rate: the grid may have the same cell."""
-    return replace(run, mark=f"-rate{rate:.3g}".replace("e-0", "e-"))
+    return replace(run, mark=f"-rate{rate:.3g}".replace("e-0", "e-"), stage="search")
 
 
 def found_rates(recipe: Recipe, runs: Sequence[PlannedRun], rows: Sequence[RunResult]) -> dict[str, FoundRate]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
-from toolkit.scaling.claims import number, times, verdict
+from toolkit.scaling.claims import join_words, number, times, verdict
 from toolkit.scaling.document import markdown_table
 from toolkit.scaling.laws.approaches import Allocation
-from toolkit.scaling.laws.exponents import ConventionExponents, Interval, exponents_by_convention
-from toolkit.scaling.laws.isoflop import finite_runs
+from toolkit.scaling.laws.exponents import ConventionExponents, Interval
+from toolkit.scaling.multiplier import Estimate
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.sparsity.costs import FamilyCost, Projection
 from toolkit.scaling.sparsity.frontier import LawMultiplier
@@ -25,12 +26,16 @@ def law_section(laws: Laws | None, no_laws: str, baseline: str) -> list[str]:
         "## By a law of all runs",
         "Forms of the loss over active parameters N (those multiplied with for one token, the head's matrix included) "
         "and tokens D, fitted to log losses of every run of the grid. *Cross-validated*: root mean square error of "
-        "cells held out in five folds, all seeds of a cell together. *Largest budget*: predicted from the others.",
+        "cells held out in five folds, all that share a cell's seeds or a trunk together; *tied*: within one standard "
+        "error of the best, fold by fold. *Largest budgets*: predicted from the others.",
         markdown_table(laws.selection.columns, laws.selection.cells),
-        f"The best of them, {laws.best.form.title} ({laws.best.form.source}), came to {_constants(laws)}.",
+        f"The best of those that tell all families apart, {laws.best.form.title} ({laws.best.form.source}), came to "
+        f"{_constants(laws)}.",
+        *(f"Caution: {line}" for line in laws.best.cautions),
         f"By it, `{baseline}` at its best width needs these multiples of the compute for the family's best loss. In "
         f"brackets 95% intervals over {len(laws.draws.vectors)} resamples of the cells within families, each cell with "
-        "all its seeds.",
+        "all its seeds. *Extrapolated*: the budget was not trained for the family, or that compute is outside the "
+        f"budgets of `{baseline}`; *edge*: the width is the least or the largest that a law may choose.",
         markdown_table(
             "family | budget (FLOPs) | best width | bits per byte | **multiplier at equal FLOPs** | ",
             [_law_cells(entry) for entry in laws.multipliers],
@@ -46,7 +51,8 @@ def _law_cells(entry: LawMultiplier) -> tuple[str, ...]:
     flags = ", extrapolated" if entry.estimate.extrapolated else ""
     if not flags and entry.estimate.interval_extrapolated:
         flags = ", interval extrapolated"
-    cells = f"`{entry.family}`", number(entry.budget), str(entry.dim), f"{entry.loss:.3f}", times(entry.estimate)
+    width = f"{entry.dim}{' (edge)' if entry.at_edge else ''}"
+    cells = f"`{entry.family}`", number(entry.budget), width, f"{entry.loss:.3f}", times(entry.estimate)
     return (*cells, verdict(entry.estimate) + flags)
 
 
@@ -71,10 +77,12 @@ def cost_section(costs: Sequence[FamilyCost], baseline: str) -> list[str]:
     ]
     return [
         "## What it costs besides",
-        "The best measured cell of each family at the largest budget of all. *Same loss*: the FLOPs and the seconds "
-        f"that the family needs for the loss `{baseline}` reached there, over what `{baseline}` spent (below 1, "
-        "sparsity paid), between measured runs. *Same memory*: the family's lowest loss at that budget among models "
-        f"that hold no more parameters than `{baseline}`'s best does.",
+        f"The best measured cell of each family at {number(costs[0].best.budget)} FLOPs, the largest budget that all "
+        f"were trained on. *Same loss*: the FLOPs that the family needs for the minimum of `{baseline}`'s isoFLOP "
+        f"curve there, by the minima of its own, and the seconds for the loss of `{baseline}`'s best cell, each over "
+        f"what `{baseline}` spent (below 1, sparsity paid); none where measured runs do not enclose it. *Same memory*: "
+        f"the family's lowest loss at that budget among models that hold no more parameters than `{baseline}`'s best "
+        "does.",
         markdown_table(
             "family | width | bits per byte | active parameters | **all parameters** | training MB | seconds "
             "| same loss: FLOPs | same loss: seconds | same memory: bits per byte",
@@ -97,54 +105,67 @@ def projection_section(projections: Sequence[Projection], device: str | None, ba
             f"{entry.dim} x {entry.layers}",
             f"{1e3 * entry.seconds:.1f}",
             f"{entry.seconds_per_flop:.2f}",
-            "" if entry.multiplier is None else times(entry.multiplier),
-            "" if entry.effective is None else times(entry.effective),
+            _flagged(entry.multiplier),
+            _flagged(entry.effective),
         )
         for entry in projections
     ]
     return [
         f"## Projected onto one {device}",
-        f"**Projected, not measured**: the least time that a training step of these families could take on one "
-        f"{device}, by the data sheet's peak and bandwidth (`toolkit.compute.roofline`), at a width, context and batch "
-        "of that size. Real steps are slower, sparse ones by more. *Effective speedup*: the multiplier found here at "
-        f"the largest budget, divided by how much longer the family's FLOPs take than `{baseline}`'s; that it holds at "
-        "that size is an assumption.",
+        "**Projected, not measured**: about the time that a training step of these families would take at the peaks of "
+        f"one {device}, by the data sheet, its parts one after another (`toolkit.compute.roofline`), at a width, "
+        "context and batch of that size. Launches and small products are not in it; sparse models lose more by these. "
+        "*Effective speedup*: the multiplier measured here at the family's largest budget, divided by how much longer "
+        f"the family's FLOPs take than `{baseline}`'s; that it holds at that size is an assumption.",
         markdown_table(
-            "family | width x layers | least ms of a step | time of a FLOP / dense | multiplier here | **effective "
-            "speedup, projected**",
+            f"family | width x layers | ms of a step | time of a FLOP / `{baseline}`'s | multiplier here "
+            "| **effective speedup, projected**",
             body,
         ),
     ]
 
 
-def prediction_section(tests: Sequence[Tested], predicted: bool) -> list[str]:
-    """The next budget's best models with their predicted losses, and what they reached."""
+def _flagged(estimate: Estimate | None) -> str:
+    """A multiplier with its interval, and where it lies beyond what was measured."""
+    if estimate is None:
+        return ""
+    beyond = estimate.extrapolated or estimate.interval_extrapolated
+    flags = [*(["no interval"] if estimate.low is None else []), *(["extrapolated"] if beyond else [])]
+    return times(estimate) + (f", {', '.join(flags)}" if flags else "")
+
+
+def prediction_section(tests: Sequence[Tested], asked: bool, built: Mapping[str, str] | None = None) -> list[str]:
+    """The next budget's best models with their predicted losses, and what they reached; nothing unless ``asked``.
+
+    ``built`` says of a family what its layers are.
+    """
     if not tests:
-        return ["## The prediction", "Predicted, and not tested yet."] if predicted else []
+        return ["## The prediction", "None was made: there is no law to make it."] if asked else []
     body = [
         (
             f"`{test.prediction.family}`",
+            (built or {}).get(test.prediction.family, ""),
             number(test.prediction.budget),
             str(test.prediction.dim) + (" (edge)" if test.prediction.at_edge else ""),
             f"{test.prediction.active:,.0f}",
             f"{test.prediction.total:,.0f}",
             number(test.prediction.tokens),
             f"{test.prediction.loss:.3f} ({test.prediction.low:.3f} to {test.prediction.high:.3f})",
-            ", ".join(f"{loss:.3f}" for loss in test.measured.values()),
-            f"{100 * test.error:+.1f}%",
+            ", ".join([*(f"{loss:.3f}" for loss in test.measured.values()), *(["diverged"] * len(test.diverged))]),
+            f"{100 * test.error:+.1f}%" if test.measured else "",
             "yes" if test.held else "**no**",
         )
         for test in tests
     ]
-    held = sum(test.held for test in tests)
+    held, laws = sum(test.held for test in tests), dict.fromkeys(test.prediction.law for test in tests)
     return [
         "## The prediction, and its test",
-        "Before any of these runs began, the law above chose each family's width for a budget larger than any it was "
-        "fitted to and wrote down the loss (`prediction.json`), with the 95% interval for one run. Then they were "
-        f"trained. {held} of {len(tests)} families' runs all lie within it.",
+        f"Before any of these runs began, a law ({join_words(laws)}) chose each family's width for a budget larger "
+        "than any it was fitted to and wrote down the loss (`prediction.json`), with the 95% interval for one run by "
+        f"itself. Then they were trained. For {held} of {len(tests)} families all runs lie within it.",
         markdown_table(
-            "family | FLOPs | width | active parameters | all parameters | tokens | predicted bits per byte | measured "
-            "| mean over predicted | within",
+            "family | layers | FLOPs | width | active parameters | all parameters | tokens | predicted bits per byte "
+            "| measured | mean over predicted | within",
             body,
         ),
     ]
@@ -158,7 +179,7 @@ def search_section(rates: dict[str, FoundRate], searched: Sequence[RunResult], b
     body = [
         (
             f"`{rate.family}`",
-            *(f"{loss:.3f}" for loss in rate.losses),
+            *(f"{loss:.3f}" if math.isfinite(loss) else "diverged" for loss in rate.losses),
             f"{rate.rate:.3g}" + (" (at the edge)" if rate.at_edge else ""),
         )
         for rate in rates.values()
@@ -166,19 +187,17 @@ def search_section(rates: dict[str, FoundRate], searched: Sequence[RunResult], b
     flops = sum(row.flops_spent for row in searched)
     return [
         "## Learning rates",
-        f"Bits per byte at width {base_dim} by peak learning rate, {len(searched)} runs, {number(flops)} FLOPs in all, "
-        "which are in nobody's budget above.",
+        f"Bits per byte at width {base_dim} by peak learning rate, mean over the seeds that did not diverge; "
+        f"{len(searched)} runs, {number(flops)} FLOPs in all, which are in nobody's budget above. *Taken*: the vertex "
+        "of the parabola in log rate through the lowest and its neighbours, or the lowest where there is none.",
         markdown_table(" | ".join(["family", *(f"{rate:.3g}" for rate in tried), "taken"]), body),
     ]
 
 
-def exponents_section(rows: Sequence[RunResult], family: str) -> list[str]:
-    """How the baseline's exponents move with what counts as a parameter."""
-    finite = finite_runs(rows)[0]
-    try:
-        found = exponents_by_convention(finite, family)
-    except ValueError as reason:
-        return ["## Exponents", f"Not fitted: {reason}."]
+def exponents_section(found: Sequence[ConventionExponents], not_fitted: str, family: str) -> list[str]:
+    """How the baseline's exponents move with what counts as a parameter, or why they were not fitted."""
+    if not found:
+        return ["## Exponents", f"Not fitted: {not_fitted}."]
     return [
         "## Exponents, by what counts as a parameter",
         f"Of `{family}`: L = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022, approach 3; squares of log losses), "
@@ -189,8 +208,21 @@ def exponents_section(rows: Sequence[RunResult], family: str) -> list[str]:
             "N counts | E | alpha | beta | a (approach 3) | a (approach 2)", [_exponent_cells(each) for each in found]
         ),
         "`active`: inside the layers; `active_with_head`: and the output product; `active_total`: all that one token "
-        "uses, a tied matrix once; `total`: everything.",
+        "uses, a tied matrix once; `total`: everything. The last three count a dense model with a tied head alike.",
+        *(f"Caution, `{each.convention}`: {line}" for each in found for line in each.fitted.cautions),
     ]
+
+
+def exponents_limit(found: Sequence[ConventionExponents]) -> str:
+    """A sentence on how far the convention moves the exponent of the best size, beside how sure it is."""
+    ascending = sorted(found, key=lambda each: each.exponent.value)
+    lowest, highest = ascending[0], ascending[-1]
+    low, high = min(each.exponent.low for each in found), max(each.exponent.high for each in found)
+    return (
+        f"What counts as a parameter moves the exponent of the best N from {lowest.exponent.value:.3f} "
+        f"(`{lowest.convention}`) to {highest.exponent.value:.3f} (`{highest.convention}`), and their intervals span "
+        f"{low:.3f} to {high:.3f}: to be compared with a published exponent only under its convention."
+    )
 
 
 def _exponent_cells(found: ConventionExponents) -> tuple[str, ...]:

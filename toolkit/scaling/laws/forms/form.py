@@ -197,6 +197,13 @@ class Form(ABC):
         """Where in theta the logarithms of coefficients stand."""
         return [at for at, name in enumerate(self.names) if self.stem(name) in self.coefficients]
 
+    def shares(self, theta: Floats, runs: Runs) -> dict[str, float]:
+        """Of each coefficient, the largest share of a run's loss that its terms have; theta is (k,)."""
+        terms = self.arrays(runs)
+        logs = terms._logs(theta[None])[0][0]
+        share = np.exp(logs - terms.log_loss(theta[None])[0])
+        return {self.names[at]: float(share[terms.fixed[..., at] != 0].max()) for at in self.positive}
+
     def starts(self, runs: Runs, irreducible: float | None = None) -> Floats:
         """Where fits begin, (starts, k): all guesses of the exponents, each with its best coefficients.
 
