@@ -32,7 +32,7 @@ def test_the_processes_shares_make_up_the_batch(devices: int, num_nodes: int) ->
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
-    right = r"batch_size=10: it must be a multiple of devices \* num_nodes = 2 \* 2 = 4"
+    right = r"batch_size=10: it must be a multiple of data \* shard = 4 \* 1 = 4"
     with pytest.raises(ValueError, match=right):
         ParallelConfig(devices=2, num_nodes=2).local_batch(10)
 

@@ -42,9 +42,10 @@ def clip_gradients(
 def gradient_norm(parameters: Iterable[nn.Parameter], pipeline: dist.ProcessGroup | None = None) -> Tensor:
     """The 2-norm of the gradient of ``parameters``, whatever meshes they are spread over; a scalar in every process.
 
-    Squares are added in each process over the tensors that are cut along the same dimensions of the same mesh, then over
-    the processes of those dimensions: what is copied is counted once, and no operator meets two meshes. A collective
-    call: as many sums as there are ways to be cut, whether or not a process has a gradient for each parameter.
+    Squares are added in each process over the tensors that are cut along the same dimensions of the same mesh, then
+    over the processes of those dimensions: what is copied is counted once, and no operator meets two meshes. A
+    collective call: as many sums as there are ways to be cut, whether or not a process has a gradient for each
+    parameter.
 
     Args:
         parameters: the same in every process of a mesh; plain ones hold the same gradient wherever they are.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from toolkit.models import Decoder
 from toolkit.parallel.config import ParallelConfig
@@ -43,6 +43,16 @@ def shard_layers(
         fully_shard(block, reshard_after_forward=config.zero == 3, **settings)
     # What the root holds is needed first in the backward pass: it is not given back in between.
     fully_shard(decoder, reshard_after_forward=False, **settings)
+
+
+def reshard(model: nn.Module) -> None:
+    """Give back what FSDP2 still holds of others' parts, so that ``model``'s parameters are the optimizer's again.
+
+    After a forward without a backward, such as a validation's, layers that are not given back are still whole.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _mixed_precision(config: ParallelConfig) -> MixedPrecisionPolicy:

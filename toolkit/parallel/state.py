@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from toolkit.checks import require
+from toolkit.parallel.sharded import reshard
 from toolkit.parallel.tensor import RowOrder, row_orders
 
 
@@ -25,6 +26,7 @@ def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 def full_gradients(model: nn.Module) -> dict[str, Tensor]:
     """The gradients that ``model``'s parameters have, whole and in the model's own layout; a collective call."""
+    reshard(model)
     orders, parameters = row_orders(model), model.named_parameters()
     found = ((name, parameter.grad) for name, parameter in parameters)
     return {name: _whole(gradient, orders.get(name)) for name, gradient in found if gradient is not None}
@@ -57,7 +59,7 @@ def full_optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> 
 
 
 def load_full_optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load what :func:`full_optimizer_state` gave, or an unspread model's optimizer; each process keeps its own part."""
+    """Load what :func:`full_optimizer_state` gave, or an unspread model's; each process keeps its own part."""
     orders = row_orders(model)
 
     def spread(name: str, parameter: Tensor, value: Tensor) -> Tensor:
@@ -77,6 +79,7 @@ def _mapped(
     change: Callable[[str, Tensor, Tensor], Tensor],
 ) -> dict[str, Any]:
     """An optimizer's state dict with ``change(name, parameter, value)`` in place of every tensor."""
+    reshard(model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     changed = {

@@ -54,7 +54,7 @@ class Steps:
     def worst_errors(self, other: Steps) -> dict[str, float]:
         """The largest differences, by what of: ``"loss"``, ``"norm"``, ``"gradients"``, ``"weights"``, ``"loads"``.
 
-        Of losses, norms and loads absolute; of a parameter's gradient or weights relative to the largest of ``other``'s.
+        Of losses and norms absolute; of a tensor of gradients, weights or loads relative to ``other``'s largest.
 
         Raises:
             ValueError: if the two are of different parameters.
@@ -105,7 +105,8 @@ def train_steps(
 def _train(decoder: Decoder, called: nn.Module, batches: Tensor, gradient_clip: float) -> Steps:
     """``called`` is what runs: the decoder, or it within a wrapper."""
     optimizer = build_optimizer(decoder, TrainingConfig(steps=len(batches), learning_rate=1e-2))
-    losses, norms, gradients = [], [], {}
+    losses, norms = [], []
+    gradients: Table = {}
     for windows in batches:
         optimizer.zero_grad(set_to_none=True)
         loss, _ = training_loss(called, windows)  # type: ignore[arg-type]  # a wrapper is called as a decoder is

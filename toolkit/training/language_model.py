@@ -16,6 +16,7 @@ from toolkit.compute import cost
 from toolkit.data import Examples
 from toolkit.layers import non_finite_logits, require_finite_routing
 from toolkit.models import Decoder, DecoderConfig
+from toolkit.parallel import clip_gradients
 from toolkit.routing import LoadBalancingLoss, update_balancers
 from toolkit.routing.reduce import all_reduce
 from toolkit.training.config import TrainingConfig
@@ -126,7 +127,7 @@ class LanguageModel(lightning.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip the gradient's norm.
+        """Clip the gradient's norm, the whole model's wherever its parts are.
 
         Done here because Lightning refuses to beside a fused optimizer, in case its gradients are
         scaled; bf16 has no scaler.
@@ -136,7 +137,7 @@ class LanguageModel(lightning.LightningModule):
         """
         require_choice("gradient_clip_algorithm", gradient_clip_algorithm, (None, "norm"))
         if gradient_clip_val is not None:
-            torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), gradient_clip_val)
+            clip_gradients(self.decoder.parameters(), gradient_clip_val)
 
     def _balancing(self) -> list[LoadBalancingLoss]:
         return [module for module in self.decoder.modules() if isinstance(module, LoadBalancingLoss)]

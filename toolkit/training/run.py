@@ -35,6 +35,7 @@ from toolkit.training.precision import resolve_precision
 from toolkit.training.progress import ReportProgress
 from toolkit.training.provenance import code_version
 from toolkit.training.router_monitor import RouterMonitor
+from toolkit.training.strategy import strategy_of
 
 LAST = "last.ckpt"
 
@@ -97,7 +98,7 @@ def fit(
         corpus: the tokens.
         folder: the run's folder; made if absent.
         budget: training FLOPs, ``exact`` convention.
-        parallel: processes; one by default.
+        parallel: processes and what each holds; one by default.
         validation_count: windows of validation, the same for every run.
         mixture: rows of a task among those of text; validation is of text alone.
         initial: the decoder's parameters to begin with, as its ``state_dict`` has them; by default random ones.
@@ -140,7 +141,7 @@ def fit(
     counter = ComputeBudget(budget)
     metrics = RunMetrics(folder, counter, training.log_every, hparams or {})
     monitor = RouterMonitor(folder, training.log_every)
-    callbacks = [counter, metrics, monitor, kept, _checkpoints(folder, training), _throughput()]
+    callbacks = [counter, metrics, monitor, kept, _checkpoints(folder, training), _throughput(parallel)]
     if report is not None:
         callbacks.append(ReportProgress(report, training.steps))
     trainer = _trainer(folder, training, parallel, precision, callbacks, progress_bar)
@@ -208,9 +209,9 @@ def _trainer(
     _quiet()
     return lightning.Trainer(
         accelerator=parallel.device,
-        devices=parallel.devices,
+        devices=parallel.processes_per_node,
         num_nodes=parallel.num_nodes,
-        strategy=parallel.lightning_strategy,
+        strategy=strategy_of(parallel),
         precision=precision,  # type: ignore[arg-type]
         logger=TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
         callbacks=callbacks,
@@ -236,11 +237,15 @@ def _checkpoints(folder: Path, training: TrainingConfig) -> ModelCheckpoint:
     )
 
 
-def _throughput() -> ThroughputMonitor:
-    """Tokens (``items``) and FLOPs per second; Lightning adds the MFU where it knows the chip's peak."""
+def _throughput(parallel: ParallelConfig) -> ThroughputMonitor:
+    """Tokens (``items``) and FLOPs per second; Lightning adds the MFU where it knows the chip's peak.
+
+    Processes that read the same batch count their share of it: Lightning multiplies by all processes.
+    """
+    readers = parallel.world_size // parallel.batch_count
     return ThroughputMonitor(
-        batch_size_fn=lambda batch: len(as_examples(batch).input_ids),
-        length_fn=lambda batch: as_examples(batch).input_ids.numel(),
+        batch_size_fn=lambda batch: len(as_examples(batch).input_ids) / readers,  # type: ignore[arg-type, return-value]
+        length_fn=lambda batch: as_examples(batch).input_ids.numel() / readers,  # type: ignore[arg-type, return-value]
         window_size=10,
     )
 

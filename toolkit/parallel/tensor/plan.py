@@ -8,8 +8,8 @@ forward pass but added once (a bias behind a product, experts without computatio
 
     stream --gather--> [layer: own heads, own hidden units] --sum and scatter--> stream
 
-Source: Megatron-LM: Shoeybi et al. 2019 (arXiv 1909.08053), section 3; the sharded stream: Korthikanti et al. 2022 (arXiv
-2205.05198), section 4.2.2.
+Source: Megatron-LM: Shoeybi et al. 2019 (arXiv 1909.08053), section 3; the sharded stream: Korthikanti et al. 2022
+(arXiv 2205.05198), section 4.2.2.
 """
 
 from __future__ import annotations

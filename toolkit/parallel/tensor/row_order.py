@@ -1,9 +1,9 @@
 """Fused matrices under tensor parallelism: whose rows stand in the order of the processes that hold them.
 
-``qkv_proj`` stacks the rows of queries, keys and values, ``gate_up_proj`` those of gate and up. Cut into even pieces, the
-first process would get queries alone, or gates alone. So the sharded tensor has its rows in another order: the first
-process's queries, keys and values, then the second's. :class:`RowOrder` says which, and leads back to the layout that
-the model, its checkpoints and Hugging Face's have.
+``qkv_proj`` stacks the rows of queries, keys and values, ``gate_up_proj`` those of gate and up. Cut into even pieces,
+the first process would get queries alone, or gates alone. So the sharded tensor has its rows in another order: the
+first process's queries, keys and values, then the second's. :class:`RowOrder` says which, and leads back to the layout
+that the model, its checkpoints and Hugging Face's have.
 """
 
 from __future__ import annotations

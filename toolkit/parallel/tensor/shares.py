@@ -33,8 +33,8 @@ class Share:
 def shares(module: nn.Module, tensor: int) -> dict[str, Share]:
     """How the parameters of ``module`` itself, not of its children, are shared by ``tensor`` processes.
 
-    Attention by heads, a feed-forward and every routed expert by hidden units: the first product by its rows, the second
-    by its columns, so that the second gives partial sums. Routers and what else there is stay whole.
+    Attention by heads, a feed-forward and every routed expert by hidden units: the first product by its rows, the
+    second by its columns, so that the second gives partial sums. Routers and what else there is stay whole.
 
     Raises:
         ValueError: if heads or hidden units cannot be shared evenly, or attention has a part that is not per head.
