@@ -19,7 +19,8 @@ from toolkit.training.strategy import MeshStrategy, batch_reader
 class StepBatches(lightning.LightningDataModule):
     """Training batches from the trainer's own step count, and the fixed validation windows.
 
-    Nothing about the data needs to be in a checkpoint: batch = f(step, reader, readers, seed).
+    Nothing about the data needs to be in a checkpoint: batch = f(step, reader, readers, seed). Where the trainer
+    accumulates gradients over n batches, ``batch_size`` is one micro-batch's and step s has batches s * n to s * n + n - 1.
 
     Args:
         train, validation: tokens of each split, (n,).
@@ -77,7 +78,10 @@ class StepBatches(lightning.LightningDataModule):
 
 
 class _FromStep:
-    """Iterates from the trainer's global step, whatever it is when iteration starts."""
+    """Iterates from the trainer's global step, whatever it is when iteration starts.
+
+    Where gradients are accumulated over several batches, a step is as many batches of the stream.
+    """
 
     def __init__(
         self, windows: TokenWindows, trainer: lightning.Trainer, seed: int, mixture: TaskMixture | None
@@ -85,9 +89,10 @@ class _FromStep:
         self.windows, self.trainer, self.seed, self.mixture = windows, trainer, seed, mixture
 
     def __iter__(self) -> Iterator[Tensor | Examples]:
-        step, (rank, count) = self.trainer.global_step, batch_reader(self.trainer)
+        rank, count = batch_reader(self.trainer)
+        index = self.trainer.global_step * self.trainer.accumulate_grad_batches
         while True:
-            windows = self.windows.batch(step)
+            windows = self.windows.batch(index)
             mixture = self.mixture
-            yield windows if mixture is None else mixture.mix(windows, step, self.seed, rank, count)
-            step += 1
+            yield windows if mixture is None else mixture.mix(windows, index, self.seed, rank, count)
+            index += 1

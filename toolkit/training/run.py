@@ -24,20 +24,26 @@ from toolkit.data import Corpus, TaskMixture, as_examples
 from toolkit.files import write_atomically
 from toolkit.models import DecoderConfig
 from toolkit.parallel import ParallelConfig, is_main_process
+from toolkit.parallel.failure import PeerWatch
 from toolkit.training.batches import StepBatches
 from toolkit.training.branch import Branch
 from toolkit.training.budget import ComputeBudget
+from toolkit.training.checkpoints.store import LAST, CheckpointStore
+from toolkit.training.checkpoints.strategy import ShardedStrategy
 from toolkit.training.config import TrainingConfig
+from toolkit.training.exact_resume import ClockCheckpoint, RandomState
+from toolkit.training.health import FiniteLoss
+from toolkit.training.interruption import SaveOnTerm
 from toolkit.training.kept_checkpoints import KeptCheckpoints
 from toolkit.training.language_model import LanguageModel
 from toolkit.training.metrics import RunMetrics
+from toolkit.training.peers import WatchPeers
 from toolkit.training.precision import resolve_precision
 from toolkit.training.progress import ReportProgress
 from toolkit.training.provenance import code_version
 from toolkit.training.router_monitor import RouterMonitor
+from toolkit.training.run_lock import RunLock
 from toolkit.training.strategy import strategy_of
-
-LAST = "last.ckpt"
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,16 @@ def fit(
     """Train ``model`` on ``corpus`` until ``budget`` FLOPs are spent, and write its run folder.
 
     The folder holds ``run.json`` (resolved settings and the corpus' hash), ``metrics.jsonl``,
-    TensorBoard events, ``load.npz`` and ``flip_rate.npz`` of the routers and ``checkpoints/``. If it holds
-    a checkpoint, the run goes on from there and sees the batches it would have seen.
+    TensorBoard events, ``load.npz`` and ``flip_rate.npz`` of the routers, ``checkpoints/``, and in ``previous.ckpt`` the
+    checkpoint before the last. If it holds a checkpoint, the run goes on from there and sees the batches it would have
+    seen.
 
-    A run that goes on, or that begins as a branch, is bit for bit the unbroken one where training draws no random
-    numbers. Attention dropout and noise in routers are drawn from torch's generator, which a checkpoint does not hold:
-    such a run goes on with other draws.
+    A run that goes on, or that begins as a branch, is bit for bit the unbroken one, dropout and the noise of routers
+    included: a checkpoint holds every process's random number generators. With another number of processes those are
+    seeded anew, and a warning says so.
+
+    A last checkpoint that is not whole is named in a warning and the one before it used. On SIGTERM the run saves and
+    raises ``Interrupted``, which ends the process with exit code 75.
 
     Args:
         model: the decoder.
@@ -112,53 +122,64 @@ def fit(
 
     Raises:
         ValueError: if the settings do not fit the corpus or the devices, the folder's run was of another model, corpus,
-            mixture or beginning, ``keep_at`` is beyond the run, the trunk of ``branch`` is not this run's beginning, or
-            a router's logits are not finite.
+            mixture or beginning, ``keep_at`` is beyond the run, the trunk of ``branch`` is not this run's beginning, a
+            router's logits are not finite, or another run is at work in the folder.
+        CorruptCheckpoint: if the folder's checkpoints are not whole, or ``branch`` is not.
+        CheckpointNotSaved: if a checkpoint cannot be written; those before it are as they were.
+        FloatingPointError: if a loss or gradient is not finite, naming step, rank and layer.
+        RankFailure: if another process of the run is gone, naming its rank.
     """
     parallel = ParallelConfig() if parallel is None else parallel
     parallel.local_batch(training.batch_size)
     parallel.check_launch()
     precision = resolve_precision(training.precision, parallel.device)
     kept = KeptCheckpoints(folder, keep_at, training.steps)
-    last = folder / "checkpoints" / LAST
-    beginning = last if last.exists() else branch
-    if is_main_process():
-        settings: dict[str, Any] = {"model": model.to_dict(), "training": asdict(training)}
-        settings |= {"parallel": asdict(parallel), "initial": None if initial is None else _digest(initial)}
-        settings |= {"mixture": None if mixture is None else asdict(mixture) | {"task": repr(mixture.task)}}
-        facts = {"budget": budget, "precision": precision, "validation_windows": validation_count}
-        made_with = {"corpus": corpus.digest, "code": code_version(), "torch": torch.__version__}
-        _begin(folder, training, {**settings, **facts, **made_with}, beginning)
-    lightning.seed_everything(training.seed, verbose=False)
-    if mixture is not None:
-        _require_ids(mixture, corpus, model)
-    module = LanguageModel(model, training, _byte_lengths(corpus, model))
-    if initial is not None:
-        module.decoder.load_state_dict(dict(initial))
-    if precision == "64-true":  # Lightning would load a checkpoint into fp32 first, and round it
-        module.double()
-    data = StepBatches(corpus.train, corpus.validation, training, validation_count, mixture)
-    counter = ComputeBudget(budget)
-    metrics = RunMetrics(folder, counter, training.log_every, hparams or {})
-    monitor = RouterMonitor(folder, training.log_every)
-    callbacks = [counter, metrics, monitor, kept, _checkpoints(folder, training), _throughput(parallel)]
-    if report is not None:
-        callbacks.append(ReportProgress(report, training.steps))
-    trainer = _trainer(folder, training, parallel, precision, callbacks, progress_bar)
-    trainer.fit(module, data, ckpt_path=beginning, weights_only=True)
-    trainer.save_checkpoint(last)  # the trained model: the last one on the clock may be minutes older
-    if module.bits_per_byte is None:  # the checkpoint was the finished run's, so nothing was left to train
-        trainer.validate(module, data, verbose=False)
-    return _fitted(trainer, module, counter, metrics, monitor)
+    store, watch, lock = CheckpointStore(folder), PeerWatch(), RunLock(folder)
+    with lock, watch.naming():
+        if is_main_process() and folder.is_dir():
+            lock.take()
+        beginning = store.newest() or branch
+        if is_main_process():
+            settings: dict[str, Any] = {"model": model.to_dict(), "training": asdict(training)}
+            settings |= {"parallel": asdict(parallel), "initial": None if initial is None else _digest(initial)}
+            settings |= {"mixture": None if mixture is None else asdict(mixture) | {"task": repr(mixture.task)}}
+            facts = {"budget": budget, "precision": precision, "validation_windows": validation_count}
+            made_with = {"corpus": corpus.digest, "code": code_version(), "torch": torch.__version__}
+            _begin(store, lock, training, {**settings, **facts, **made_with}, beginning)
+        lightning.seed_everything(training.seed, verbose=False)
+        if mixture is not None:
+            _require_ids(mixture, corpus, model)
+        module = LanguageModel(model, training, _byte_lengths(corpus, model))
+        if initial is not None:
+            module.decoder.load_state_dict(dict(initial))
+        if precision == "64-true":  # Lightning would load a checkpoint into fp32 first, and round it
+            module.double()
+        data = StepBatches(corpus.train, corpus.validation, training, validation_count, mixture)
+        counter = ComputeBudget(budget)
+        metrics = RunMetrics(folder, counter, training.log_every, hparams or {})
+        monitor = RouterMonitor(folder, training.log_every)
+        callbacks = [counter, metrics, monitor, RandomState(), FiniteLoss(), WatchPeers(watch)]
+        callbacks += [kept, _checkpoints(folder, training), SaveOnTerm(store.last), _throughput(parallel)]
+        if report is not None:
+            callbacks.append(ReportProgress(report, training.steps))
+        trainer = _trainer(folder, training, parallel, precision, callbacks, progress_bar, store)
+        trainer.fit(module, data, ckpt_path=beginning, weights_only=True)
+        trainer.save_checkpoint(store.last)  # the trained model: the last one on the clock may be minutes older
+        if module.bits_per_byte is None:  # the checkpoint was the finished run's, so nothing was left to train
+            trainer.validate(module, data, verbose=False)
+        return _fitted(trainer, module, counter, metrics, monitor)
 
 
-def _begin(folder: Path, training: TrainingConfig, settings: dict[str, Any], beginning: Path | None) -> None:
+def _begin(
+    store: CheckpointStore, lock: RunLock, training: TrainingConfig, settings: dict[str, Any], beginning: Path | None
+) -> None:
     """Make the folder and write run.json, once it is sure that the run can begin from that checkpoint, if any.
 
     Where it is the folder's own, what the run learned from must be the same; where another run's, all but the decay.
     """
-    path, branch = folder / "run.json", None
-    if beginning == folder / "checkpoints" / LAST:
+    folder, trunk, branch = store.folder, None, None
+    path = folder / "run.json"
+    if beginning in store.own:
         before = json.loads(path.read_text()) if path.exists() else settings
         branch = before.get("branch")
         for name in ("model", "corpus", "mixture", "initial"):
@@ -167,9 +188,10 @@ def _begin(folder: Path, training: TrainingConfig, settings: dict[str, Any], beg
     elif beginning is not None:
         trunk = Branch.open(beginning)
         trunk.require_fits(training, settings)
-        trunk.copy_history(folder)
         branch = {"trunk": trunk.trunk.name, "step": trunk.step}
-    folder.mkdir(parents=True, exist_ok=True)
+    lock.take()
+    if trunk is not None:
+        trunk.copy_history(folder)
     write_atomically(path, json.dumps({**settings, "branch": branch}, indent=2) + "\n")
 
 
@@ -205,16 +227,18 @@ def _trainer(
     precision: str,
     callbacks: list[lightning.Callback],
     progress_bar: bool,
+    store: CheckpointStore,
 ) -> lightning.Trainer:
     _quiet()
     return lightning.Trainer(
         accelerator=parallel.device,
         devices=parallel.processes_per_node,
         num_nodes=parallel.num_nodes,
-        strategy=strategy_of(parallel),
+        strategy=strategy_of(parallel) if parallel.is_replicated else ShardedStrategy(parallel),
         precision=precision,  # type: ignore[arg-type]
         logger=TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
         callbacks=callbacks,
+        plugins=[store],
         max_epochs=-1,  # ComputeBudget ends the run
         gradient_clip_val=training.gradient_clip,
         val_check_interval=math.ceil(training.steps / training.evaluations),  # and at the end, whenever that is
@@ -228,7 +252,7 @@ def _trainer(
 
 
 def _checkpoints(folder: Path, training: TrainingConfig) -> ModelCheckpoint:
-    return ModelCheckpoint(
+    return ClockCheckpoint(
         folder / "checkpoints",
         train_time_interval=timedelta(minutes=training.checkpoint_minutes),
         save_top_k=0,  # the last one is all: names by step are KeptCheckpoints'
