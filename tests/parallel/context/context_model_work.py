@@ -8,7 +8,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from toolkit.attention import Documents
@@ -38,9 +40,11 @@ class Case:
     padded: bool = False
     moe: bool = True
     router: str | None = None
+    dtype: torch.dtype = torch.float64
+    sharded: bool = False
 
     def decoder(self) -> Decoder:
-        """The same weights every time, fp64."""
+        """The same weights every time."""
         torch.manual_seed(5)
         experts = MoEConfig(hidden_dim=12, num_experts=4, top_k=2, router=self.router)
         dense = FeedForwardConfig(hidden_dim=20)
@@ -48,7 +52,7 @@ class Case:
         blocks = tuple(
             BlockConfig(one, experts if self.moe and n == last else dense) for n, one in enumerate(self.attention)
         )
-        decoder = Decoder(DecoderConfig(vocab_size=50, dim=16, blocks=blocks)).double()
+        decoder = Decoder(DecoderConfig(vocab_size=50, dim=16, blocks=blocks)).to(self.dtype)
         for name, parameter in decoder.named_parameters():
             if name.endswith("sink_logits"):
                 torch.nn.init.normal_(parameter)
@@ -69,15 +73,17 @@ class Case:
         return ids, next_token_labels(ids, documents), told
 
 
-def train(case: Case, group: object = None) -> tuple[list[float], dict[str, np.ndarray]]:
+def train(case: Case, group: DeviceMesh | None = None) -> tuple[list[float], dict[str, np.ndarray]]:
     """Losses of each step, and the logits, gradients and weights at the end, whole."""
     decoder = case.decoder()
     decoder.train()
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=0.02, weight_decay=0.1)
     if group is not None:
         names = list(decoder.state_dict())
         assert context_parallel(decoder, group, layout=case.layout, method=case.method) is decoder
         assert list(decoder.state_dict()) == names
+        for part in (*decoder.blocks, decoder) if case.sharded else ():
+            fully_shard(part, mesh=group)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=0.02, weight_decay=0.1)
     losses = []
     torch.manual_seed(17)
     for step in range(STEPS):
@@ -93,7 +99,7 @@ def train(case: Case, group: object = None) -> tuple[list[float], dict[str, np.n
             loss = context_cross_entropy(logits, labels, group)
         loss = loss + sum(auxiliary_losses(decoder).values())
         loss.backward()
-        if group is not None:
+        if group is not None and not case.sharded:
             average_gradients(decoder, group)
         optimizer.step()
         update_balancers(decoder)
@@ -105,7 +111,8 @@ def train(case: Case, group: object = None) -> tuple[list[float], dict[str, np.n
         losses.append(float(value))
     found = {"logits": logits, **{f"d {name}": p.grad for name, p in decoder.named_parameters() if p.grad is not None}}
     found |= decoder.state_dict()
-    return losses, {name: x.detach().numpy() for name, x in found.items()}
+    whole = {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in found.items()}
+    return losses, {name: x.detach().numpy() for name, x in whole.items()}
 
 
 def train_parts(cases: dict[str, Case], copies: int = 1) -> dict[str, tuple[list[float], dict[str, np.ndarray]]]:

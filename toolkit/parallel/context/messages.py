@@ -12,22 +12,22 @@ from torch import Tensor
 
 
 @dataclass
-class SentInContext:
+class SentCount:
     """Bytes that this process has sent to other ranks in context parallelism."""
 
     total: int = 0
 
 
-_counters: list[SentInContext] = []
+_counters: list[SentCount] = []
 
 
 @contextmanager
-def count_sent_bytes() -> Iterator[SentInContext]:
+def count_sent_bytes() -> Iterator[SentCount]:
     """Counts, while it is open, the keys, values, queries, outputs and gradients sent to other ranks.
 
     The 8 bytes of a seed that a call with dropout shares are not counted, nor are ids of packed documents.
     """
-    counter = SentInContext()
+    counter = SentCount()
     _counters.append(counter)
     try:
         yield counter

@@ -73,18 +73,20 @@ class RingAttention:
 
         Raises:
             ValueError: if ``q_start`` or ``kv_start`` is given, ``backend`` is ``"reference"``, the parts do not
-                fit the layout, or the pattern cannot be evaluated on parts.
+                fit the layout, the pattern cannot be evaluated on parts, or what ``attention`` refuses.
         """
         standing = q_start is None and kv_start == 0
         require(standing, "q_start and kv_start", (q_start, kv_start), "left out: the layout says where tokens stand")
         require_choice("backend", backend, ("auto", "triton", "blockwise"))
         require(0.0 <= dropout_p < 1.0, "dropout_p", dropout_p, "at least 0 and below 1")
+        require(softcap is None or 0 <= softcap < float("inf"), "softcap", softcap, "positive, or None for none")
+        pattern = Causal() if pattern is None else pattern
         _check_parts(q, k, v)
+        _check_per_head(q, pattern, sink_logits=sink_logits, alibi_slopes=alibi_slopes)
         layout = Layout(self.layout, self.group.size(), q.shape[2] * self.group.size())
-        steps = schedule(Causal() if pattern is None else pattern, layout, self.group.rank())
         call = Round(
             self.group,
-            steps,
+            schedule(pattern, layout, self.group.rank()),
             layout.chunk_length,
             q.shape[-1] ** -0.5 if scale is None else scale,
             softcap or 0.0,
@@ -107,7 +109,7 @@ class RingAttention:
 
 
 def _check_parts(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Queries, keys and values of the same tokens, which is all that a ring adds to what ``attention`` asks."""
+    """What ``attention`` asks of its tensors, and that they are of the same tokens."""
     for name, x in (("q", q), ("k", k), ("v", v)):
         require(x.ndim == 4, f"{name}.shape", tuple(x.shape), "(batch, heads, length, head_dim)")
         alike = x.shape[0] == q.shape[0] and x.shape[2] == q.shape[2]
@@ -116,3 +118,16 @@ def _check_parts(q: Tensor, k: Tensor, v: Tensor) -> None:
     require(k.shape[1] == v.shape[1], "v kv_heads", v.shape[1], f"k's, {k.shape[1]}")
     require(k.shape[3] == q.shape[3], "k head_dim", k.shape[3], f"q's, {q.shape[3]}")
     require(q.shape[1] % k.shape[1] == 0, "kv_heads", k.shape[1], f"a divisor of heads={q.shape[1]}")
+
+
+def _check_per_head(q: Tensor, pattern: Pattern, **given: Tensor | None) -> None:
+    """The pattern is for q's batch and heads, and so is what has a number for each head."""
+    require(pattern.device in (None, q.device), "pattern device", pattern.device, f"q's, {q.device}")
+    for axis, name in enumerate(("batch", "heads")):
+        require(pattern.planes[axis] in (1, q.shape[axis]), f"pattern {name}", pattern.planes[axis], "1 or q's")
+    for name, tensor in given.items():
+        fits = tensor is None or (tensor.shape == q.shape[1:2] and tensor.is_floating_point())
+        require(fits, name, tensor, f"floating-point numbers of shape (heads,) = ({q.shape[1]},), or None")
+    slopes = given["alibi_slopes"]
+    learned = slopes is not None and slopes.requires_grad
+    require(not learned, "alibi_slopes.requires_grad", learned, "False: the slopes are constants and get no gradient")
