@@ -14,10 +14,12 @@ from toolkit.parallel.state import (
     load_full_state_dict,
 )
 from toolkit.parallel.tensor import tensor_parallel
+from toolkit.parallel.traffic import SentBytes
 
 __all__ = [
     "Meshes",
     "ParallelConfig",
+    "SentBytes",
     "build_mesh",
     "clip_gradients",
     "full_gradients",

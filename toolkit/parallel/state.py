@@ -18,7 +18,7 @@ from toolkit.parallel.tensor import RowOrder, row_orders
 def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict of ``model`` with whole plain tensors in the model's own layout, as if it was not spread.
 
-    A collective call: every process gets it.
+    A collective call: every process gets it. As in torch's own, what was whole already shares the model's memory.
     """
     orders = row_orders(model)
     return {name: _whole(tensor, orders.get(name)) for name, tensor in model.state_dict().items()}

@@ -25,7 +25,7 @@ from toolkit.parallel import (
     full_state_dict,
     parallelize,
 )
-from toolkit.routing import update_balancers
+from toolkit.routing import Assignment, update_balancers
 from toolkit.training.config import TrainingConfig
 from toolkit.training.optimizer import build_optimizer
 from toolkit.training.step import training_loss
@@ -116,8 +116,14 @@ def _train(decoder: Decoder, called: nn.Module, batches: Tensor, gradient_clip: 
         optimizer.step()
         update_balancers(decoder)
         losses.append(_mean(loss.detach()))
-    loads = {path: moe.stats.all_reduce().load for path, moe in decoder.named_modules() if isinstance(moe, MoE)}
-    return Steps(np.array(losses), np.array(norms), gradients, _on_host(full_state_dict(decoder)), _on_host(loads))
+    weights = _on_host(full_state_dict(decoder))
+    return Steps(np.array(losses), np.array(norms), gradients, weights, _on_host(_loads(decoder)))
+
+
+def _loads(decoder: Decoder) -> dict[str, Tensor]:
+    """Of the last forward's routers; a soft one has none."""
+    layers = ((path, layer) for path, layer in decoder.named_modules() if isinstance(layer, MoE))
+    return {path: moe.stats.all_reduce().load for path, moe in layers if isinstance(moe.assignment, Assignment)}
 
 
 def _own_rows(batches: Tensor, meshes: Meshes | None) -> Tensor:

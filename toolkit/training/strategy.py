@@ -29,7 +29,7 @@ class MeshStrategy(DDPStrategy):
     """Spreads the decoder of a :class:`toolkit.training.LanguageModel` over processes as a ``ParallelConfig`` says.
 
     Processes are launched, and values reduced, as Lightning's DDP does; the model is not wrapped but changed in place,
-    on its device, once a trainer sets it up. Lightning's own ``ModelParallelStrategy`` knows two dimensions and no fp64.
+    on its device, once a trainer sets it up. Lightning's ``ModelParallelStrategy`` has two dimensions and no fp64.
 
     Checkpoints hold the whole model and optimizer, gathered and written by rank 0, as one process would write them: a
     run can go on with other sizes. Gradients are clipped by the module, over every mesh; batches are chosen by
