@@ -14,7 +14,7 @@ from torch import Tensor
 
 from toolkit.attention import Causal, Full, Pattern, attention
 from toolkit.parallel.context import (
-    Heads,
+    AttentionShape,
     Layout,
     RingAttention,
     UlyssesAttention,
@@ -154,7 +154,7 @@ def sent_bytes(method: str, pattern: Pattern, layout: str, kv_heads: int, value_
     sizes = (HEADS, 8), (kv_heads, 8), (kv_heads, value_dim)
     whole = (torch.randn(BATCH, heads, LENGTH, width, generator=generator) for heads, width in sizes)
     q, k, v = (split_sequence(x, group, layout, dim=2).requires_grad_() for x in whole)
-    shape = Heads(BATCH, HEADS, kv_heads, 8, value_dim, itemsize=4)
+    shape = AttentionShape(BATCH, HEADS, kv_heads, 8, value_dim, itemsize=4)
     shared = Layout(layout, group.size(), LENGTH)
     if method == "ring":
         attend, predicted = RingAttention(group, layout), ring_traffic(pattern, shared, group.rank(), shape)

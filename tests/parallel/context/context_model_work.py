@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,5 +143,6 @@ def refusals() -> dict[str, str]:
         except ValueError as error:
             said[name] = str(error)
     decoder.eval()
-    decoder(ids, valid=valid)  # no losses are taken of an evaluation
+    logits = decoder(ids, valid=valid).logits  # no losses are taken of an evaluation
+    said["copy"] = str(torch.equal(copy.deepcopy(decoder)(ids, valid=valid).logits, logits))
     return said

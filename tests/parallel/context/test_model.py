@@ -102,8 +102,17 @@ def test_three_steps_on_parts_are_three_steps_on_the_whole(
                 np.testing.assert_allclose(found[name][1][key], value, rtol=0, atol=1e-10, err_msg=f"{name}: {key}")
 
 
-def test_what_parts_of_sequences_cannot_do_is_refused() -> None:
-    for said in run_processes(2, refusals):
+@pytest.fixture(scope="module")
+def said_by_rank() -> list[dict[str, str]]:
+    return run_processes(2, refusals)
+
+
+def test_a_copy_talks_to_the_same_ranks(said_by_rank: list[dict[str, str]]) -> None:
+    assert [said["copy"] for said in said_by_rank] == ["True", "True"]
+
+
+def test_what_parts_of_sequences_cannot_do_is_refused(said_by_rank: list[dict[str, str]]) -> None:
+    for said in said_by_rank:
         assert said["generate"].startswith("cache=") and "None under context parallelism" in said["generate"]
         assert "attend=" in said["again"] and "the seam is taken already" in said["again"]
         assert said["uneven padding"].startswith("valid=[4, 8]: it must be of as many real tokens on every rank")

@@ -13,12 +13,12 @@ from toolkit.parallel.context.model import context_parallel
 from toolkit.parallel.context.ring import RingAttention
 from toolkit.parallel.context.schedule import schedule, visible_pairs
 from toolkit.parallel.context.split import join_sequence, next_token_labels, sequence_positions, split_sequence
-from toolkit.parallel.context.traffic import Heads, Traffic, ring_traffic, ulysses_traffic
+from toolkit.parallel.context.traffic import AttentionShape, Traffic, ring_traffic, ulysses_traffic
 from toolkit.parallel.context.ulysses import UlyssesAttention
 
 __all__ = [
+    "AttentionShape",
     "Chunk",
-    "Heads",
     "Layout",
     "RingAttention",
     "Traffic",

@@ -36,7 +36,7 @@ class RingFunction(torch.autograd.Function):
                 keys, values = parts[step.received.index(block.keys)]
                 queries, *sofar = (ring.chunk(x, block.queries) for x in (q, out, lse))
                 found = attention_operator(queries, keys, values, None, slopes, seed, *ring.settings(block))
-                joined = merge((sofar[0], found[0].to(exact)), (sofar[1], found[1]))
+                joined = merge((sofar[0], found[0]), (sofar[1], found[1]))  # in the first's dtype, the exact one
                 for whole, fresh in zip(sofar, joined, strict=True):
                     whole.copy_(fresh)
         if sink_logits is not None:

@@ -10,7 +10,7 @@ from toolkit.parallel.context.schedule import schedule
 
 
 @dataclass(frozen=True)
-class Heads:
+class AttentionShape:
     """The tensors of one attention layer.
 
     Attributes:
@@ -38,7 +38,7 @@ class Traffic:
     backward: int
 
 
-def ring_traffic(pattern: Pattern, layout: Layout, rank: int, shape: Heads) -> Traffic:
+def ring_traffic(pattern: Pattern, layout: Layout, rank: int, shape: AttentionShape) -> Traffic:
     """What ``rank`` sends in :class:`RingAttention`.
 
     Forward: the chunks of its keys and values that others see. Backward: those again, and the gradients of the chunks
@@ -50,7 +50,7 @@ def ring_traffic(pattern: Pattern, layout: Layout, rank: int, shape: Heads) -> T
     return Traffic(chunk * given, chunk * (given + got))
 
 
-def ulysses_traffic(layout: Layout, shape: Heads) -> Traffic:
+def ulysses_traffic(layout: Layout, shape: AttentionShape) -> Traffic:
     """What every rank sends in :class:`UlyssesAttention`, whatever the pattern: (n - 1) / n of what it holds.
 
     Queries, keys, values and outputs, and their gradients; keys of fewer heads than ranks count n heads. The
