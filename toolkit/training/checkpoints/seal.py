@@ -136,12 +136,12 @@ def _problem_of_file(path: Path) -> list[str]:
 
 def _seal_folder(folder: Path, digests: Mapping[str, str]) -> None:
     files = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if path.name != MANIFEST):
         sync(path)
         files[path.name] = {"bytes": path.stat().st_size, "sha256": digests.get(path.name) or digest_of(path)}
     body = {"files": files}
     manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({**body, "sha256": _digest_of_body(body)}, indent=1) + "\n", encoding="utf-8")
+    manifest.write_text(json.dumps({**body, "sha256": _digest_of_body(body)}, indent=1), encoding="utf-8")
     sync(manifest)
     sync(folder)
 

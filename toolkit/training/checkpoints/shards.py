@@ -71,10 +71,8 @@ class JsonReader(dcp.FileSystemReader):
         for name, entry in table.items():
             facts[name] = _facts(name, entry)
             for piece in entry["pieces"]:
-                file = piece["file"]
-                require(Path(file).name == file, f"{name}.file", file, "a file of the checkpoint's own folder")
                 index = MetadataIndex(name, piece["offsets"])
-                places[index] = _StorageInfo(file, int(piece["start"]), int(piece["bytes"]))
+                places[index] = _StorageInfo(piece["file"], int(piece["start"]), int(piece["bytes"]))
         return Metadata(facts, storage_data=places, storage_meta=StorageMeta(load_id=self.load_id))
 
 
@@ -98,15 +96,18 @@ def load_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
     Each process reads for itself.
 
     Raises:
-        ValueError: if a tensor is not in the checkpoint, or of another shape.
+        ValueError: if a tensor is not in the checkpoint, or of another shape, or its pieces are elsewhere.
     """
     table = _table(folder)
     for name, tensor in tensors.items():
         require(name in table, "tensor", name, f"in the checkpoint {folder}")
         shape = tuple(table[name]["shape"])
         require(tuple(tensor.shape) == shape, f"{name}.shape", tuple(tensor.shape), f"the checkpoint's {shape}")
-    with _quiet():
-        dcp.load(dict(tensors), storage_reader=JsonReader(folder), no_dist=True)
+    try:
+        with _quiet():
+            dcp.load(dict(tensors), storage_reader=JsonReader(folder), no_dist=True)
+    except dcp.api.CheckpointException as error:
+        raise error.failures[0][0] from error
 
 
 def read_tensors(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
@@ -123,7 +124,12 @@ def tensor_names(folder: Path) -> list[str]:
 
 
 def _table(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / TENSORS).read_text(encoding="utf-8")))
+    """What each tensor is, and where its pieces are: in files of the folder only."""
+    table = dict(json.loads((folder / TENSORS).read_text(encoding="utf-8")))
+    for name, entry in table.items():
+        for file in {piece["file"] for piece in entry["pieces"]}:
+            require(Path(file).name == file, f"{name}.file", file, "a file of the checkpoint's own folder")
+    return table
 
 
 def _piece(chunk: ChunkStorageMetadata, place: _StorageInfo) -> dict[str, Any]:
