@@ -24,7 +24,14 @@ PAIRS = {
     "tensor": ParallelConfig(tensor=2),
     "whole stream": ParallelConfig(tensor=2, sequence_parallel=False),
 }
+EXPERTS = {
+    "expert": ParallelConfig(data=2, expert=2),
+    "expert + shard": ParallelConfig(shard=2, expert=2),
+}
+CONTEXT = ParallelConfig(context=2)
 FOURS = {
+    "context + tensor": ParallelConfig(context=2, tensor=2),
+    "copies of experts": ParallelConfig(data=2, shard=2, expert=2),
     "copies of shards": ParallelConfig(data=2, shard=2),
     "tensor + shard": ParallelConfig(tensor=2, shard=2),
     "tensor + data": ParallelConfig(tensor=2, data=2, sequence_parallel=False),
@@ -56,10 +63,20 @@ def test_two_processes_are_one(kind: str) -> None:
     assert_same(PAIRS.values(), torch.float64, (kind,))
 
 
+def test_two_processes_share_experts() -> None:
+    assert_same(EXPERTS.values(), torch.float64, ("moe", "biased"))
+
+
+def test_two_processes_share_sequences() -> None:
+    assert_same((CONTEXT,), torch.float64, ("dense", "moe", "biased"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_four_processes_are_one(kind: str) -> None:
-    assert_same(FOURS.values(), torch.float64, (kind,))
+    refusing = {"depths": ("context", "expert"), "dense": ("expert",)}.get(kind, ())
+    ways = [way for way in FOURS.values() if all(getattr(way, size) == 1 for size in refusing)]
+    assert_same(ways, torch.float64, (kind,))
 
 
 def test_in_fp32_too() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -56,7 +56,7 @@ class SentBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.by_kind: Counter[str] = Counter()
+        self.by_kind: dict[str, float] = defaultdict(float)
 
     @property
     def total(self) -> float:

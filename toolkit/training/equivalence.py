@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from toolkit.data import Examples
 from toolkit.layers import MoE
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.parallel import (
@@ -28,6 +29,7 @@ from toolkit.parallel import (
 from toolkit.routing import Assignment, update_balancers
 from toolkit.training.config import TrainingConfig
 from toolkit.training.optimizer import build_optimizer
+from toolkit.training.parts import own_part
 from toolkit.training.step import training_loss
 
 Table = dict[str, np.ndarray]
@@ -99,17 +101,18 @@ def train_steps(
     batches = torch.randint(model.vocab_size, (steps, batch_size, length + 1))
     meshes = build_mesh(parallel) if dist.is_initialized() else None
     called = decoder if meshes is None else parallelize(decoder, meshes)
-    return _train(decoder, called, _own_rows(batches, meshes), gradient_clip)
+    parts = [own_part(windows, meshes) for windows in _own_rows(batches, meshes)]
+    return _train(decoder, called, parts, gradient_clip)
 
 
-def _train(decoder: Decoder, called: nn.Module, batches: Tensor, gradient_clip: float) -> Steps:
+def _train(decoder: Decoder, called: nn.Module, batches: list[Tensor | Examples], gradient_clip: float) -> Steps:
     """``called`` is what runs: the decoder, or it within a wrapper."""
     optimizer = build_optimizer(decoder, TrainingConfig(steps=len(batches), learning_rate=1e-2))
     losses, norms = [], []
     gradients: Table = {}
-    for windows in batches:
+    for batch in batches:
         optimizer.zero_grad(set_to_none=True)
-        loss, _ = training_loss(called, windows)  # type: ignore[arg-type]  # a wrapper is called as a decoder is
+        loss, _ = training_loss(called, batch)  # type: ignore[arg-type]  # a wrapper is called as a decoder is
         loss.backward()
         norms.append(clip_gradients(decoder.parameters(), gradient_clip).item())
         gradients = gradients or _on_host(full_gradients(decoder))

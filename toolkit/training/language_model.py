@@ -13,7 +13,7 @@ from torch import Tensor
 
 from toolkit.checks import require_choice
 from toolkit.compute import cost
-from toolkit.data import Examples
+from toolkit.data import Examples, as_examples
 from toolkit.layers import non_finite_logits, require_finite_routing
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.parallel import clip_gradients
@@ -103,10 +103,10 @@ class LanguageModel(lightning.LightningModule):
         """Forget the sums of the validation before."""
         self._sums = []
 
-    def validation_step(self, windows: Tensor, batch_idx: int) -> None:
-        """windows (batch, context + 1): add their NLL (nats) and bytes to the sums."""
+    def validation_step(self, windows: Tensor | Examples, batch_idx: int) -> None:
+        """windows (batch, context + 1), or this process's part of them as Examples that ask for every token: add their NLL (nats) and bytes to the sums."""
         nll = next_token_nll(self.decoder, windows, reduction="none").double().sum()
-        self._sums.append(torch.stack([nll, self.byte_lengths[windows[:, 1:]].sum()]))
+        self._sums.append(torch.stack([nll, self.byte_lengths[as_examples(windows).labels].sum()]))
 
     def on_validation_epoch_end(self) -> None:
         """Bits per byte = sum of NLL / ln 2 / sum of bytes, over every process."""

@@ -28,7 +28,7 @@ from toolkit.parallel.failure import PeerWatch
 from toolkit.training.batches import StepBatches
 from toolkit.training.branch import Branch
 from toolkit.training.budget import ComputeBudget
-from toolkit.training.checkpoints.store import LAST, CheckpointStore
+from toolkit.training.checkpoints.store import CheckpointStore
 from toolkit.training.checkpoints.strategy import ShardedStrategy
 from toolkit.training.config import TrainingConfig
 from toolkit.training.exact_resume import ClockCheckpoint, RandomState
@@ -264,9 +264,9 @@ def _checkpoints(folder: Path, training: TrainingConfig) -> ModelCheckpoint:
 def _throughput(parallel: ParallelConfig) -> ThroughputMonitor:
     """Tokens (``items``) and FLOPs per second; Lightning adds the MFU where it knows the chip's peak.
 
-    Processes that read the same batch count their share of it: Lightning multiplies by all processes.
+    Processes that train on the same tokens count their share of them: Lightning multiplies by all processes.
     """
-    readers = parallel.world_size // parallel.batch_count
+    readers = parallel.tensor * parallel.pipeline
     return ThroughputMonitor(
         batch_size_fn=lambda batch: len(as_examples(batch).input_ids) / readers,  # type: ignore[arg-type, return-value]
         length_fn=lambda batch: as_examples(batch).input_ids.numel() / readers,  # type: ignore[arg-type, return-value]

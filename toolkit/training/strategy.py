@@ -23,6 +23,7 @@ from toolkit.parallel import (
     load_full_state_dict,
     parallelize,
 )
+from toolkit.training.parts import own_part
 
 
 class MeshStrategy(DDPStrategy):
@@ -76,6 +77,10 @@ class MeshStrategy(DDPStrategy):
         self._meshes = build_mesh(self.parallel, self.root_device.type)
         parallelize(module.decoder, self._meshes)
 
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """This process's part of the batch that it read, on its device."""
+        return super().batch_to_device(own_part(batch, self._meshes), device, dataloader_idx)
+
     @property
     def restore_checkpoint_after_setup(self) -> bool:
         """A checkpoint's whole tensors are cut when the model is."""
@@ -127,3 +132,10 @@ def batch_reader(trainer: lightning.Trainer) -> tuple[int, int]:
     if isinstance(strategy, MeshStrategy):
         return strategy.meshes.batch_rank, strategy.meshes.batch_count
     return trainer.global_rank, trainer.world_size
+
+
+def token_parts(trainer: lightning.Trainer) -> int:
+    """Processes that train on different tokens, a part of the batch each, all as large."""
+    strategy = getattr(trainer, "strategy", None)
+    shares = strategy.parallel.context if isinstance(strategy, MeshStrategy) else 1
+    return batch_reader(trainer)[1] * shares
