@@ -20,8 +20,8 @@ def parallelize(decoder: Decoder, meshes: Meshes) -> nn.Module:
 
     First what shares the insides of layers: heads and hidden units (tensor), the tokens of a sequence (context), routed
     experts (expert); then what cuts or copies the rest over the processes whose tokens differ, which are also those
-    that routers count over from now on. Returns what is to be called: the decoder itself, changed in place, or it within
-    ``DistributedDataParallel`` where every process holds all of it.
+    that routers count over from now on. Returns what is to be called: the decoder itself, changed in place, or it
+    within ``DistributedDataParallel`` where every process holds all of it.
 
     Args:
         decoder: of plain tensors, on this process's device. With ``context`` above 1 it takes this process's part of

@@ -104,7 +104,10 @@ class LanguageModel(lightning.LightningModule):
         self._sums = []
 
     def validation_step(self, windows: Tensor | Examples, batch_idx: int) -> None:
-        """windows (batch, context + 1), or this process's part of them as Examples that ask for every token: add their NLL (nats) and bytes to the sums."""
+        """Add the NLL (nats) of windows (batch, context + 1), and their targets' bytes, to the sums.
+
+        Or of this process's part of windows, as Examples that ask for every token.
+        """
         nll = next_token_nll(self.decoder, windows, reduction="none").double().sum()
         self._sums.append(torch.stack([nll, self.byte_lengths[as_examples(windows).labels].sum()]))
 

@@ -28,10 +28,10 @@ from toolkit.parallel.failure import PeerWatch
 from toolkit.training.batches import StepBatches
 from toolkit.training.branch import Branch
 from toolkit.training.budget import ComputeBudget
-from toolkit.training.checkpoints.store import CheckpointStore
+from toolkit.training.checkpoints.store import LAST, CheckpointStore  # noqa: F401  # LAST is read from here too
 from toolkit.training.checkpoints.strategy import ShardedStrategy
 from toolkit.training.config import TrainingConfig
-from toolkit.training.exact_resume import ClockCheckpoint, RandomState
+from toolkit.training.exact_resume import ClockCheckpoint, ExactResume
 from toolkit.training.health import FiniteLoss
 from toolkit.training.interruption import SaveOnTerm
 from toolkit.training.kept_checkpoints import KeptCheckpoints
@@ -90,10 +90,9 @@ def fit(
 ) -> Fitted:
     """Train ``model`` on ``corpus`` until ``budget`` FLOPs are spent, and write its run folder.
 
-    The folder holds ``run.json`` (resolved settings and the corpus' hash), ``metrics.jsonl``,
-    TensorBoard events, ``load.npz`` and ``flip_rate.npz`` of the routers, ``checkpoints/``, and in ``previous.ckpt`` the
-    checkpoint before the last. If it holds a checkpoint, the run goes on from there and sees the batches it would have
-    seen.
+    The folder holds ``run.json`` (resolved settings and the corpus' hash), ``metrics.jsonl``, TensorBoard events,
+    ``load.npz`` and ``flip_rate.npz`` of the routers, ``checkpoints/``, and in ``previous.ckpt`` the checkpoint before
+    the last. If it holds a checkpoint, the run goes on from there and sees the batches it would have seen.
 
     A run that goes on, or that begins as a branch, is bit for bit the unbroken one, dropout and the noise of routers
     included: a checkpoint holds every process's random number generators. With another number of processes those are
@@ -158,7 +157,7 @@ def fit(
         counter = ComputeBudget(budget)
         metrics = RunMetrics(folder, counter, training.log_every, hparams or {})
         monitor = RouterMonitor(folder, training.log_every)
-        callbacks = [counter, metrics, monitor, RandomState(), FiniteLoss(), WatchPeers(watch)]
+        callbacks = [counter, metrics, monitor, ExactResume(), FiniteLoss(), WatchPeers(watch)]
         callbacks += [kept, _checkpoints(folder, training), SaveOnTerm(store.last), _throughput(parallel)]
         if report is not None:
             callbacks.append(ReportProgress(report, training.steps))
