@@ -108,8 +108,8 @@ def train(
     accident = _accident(die_at, nan_at, pause)
     budget = cost(model, 16).training_flops["exact"] * config.tokens_per_step * steps
     parallel = ParallelConfig(devices=world_size, accelerator="cpu", shard=shard)
-    original = run.RandomState
-    run.RandomState = accident(original)  # type: ignore[misc]
+    original = run.ExactResume
+    run.ExactResume = accident(original)  # type: ignore[misc]
     run.fit(model, config, corpus, folder, budget, parallel=parallel, validation_count=4)
 
 

@@ -52,6 +52,7 @@ class PeerWatch:
         self.beat, self.patience, self.timeout = beat, patience, timeout
         self._stop = threading.Event()
         self._store: dist.Store | None = None
+        self._heard = ""  # what the thread has read of the dead, which outlives the store
         self.rank, self.world_size = 0, 1
 
     def start(self) -> None:
@@ -92,9 +93,11 @@ class PeerWatch:
             if self._store is None:
                 raise
             if not _is_communication(error):
-                self._tell(f"rank {self.rank} stopped with {type(error).__name__}: {error}")
+                self._tell(f"rank {self.rank} is gone, after {type(error).__name__}: {error}")
+                self._linger()
                 raise
             if words := self.dead():
+                self._linger()
                 raise RankFailure(f"{words}, so rank {self.rank} stops") from error
             raise
         finally:
@@ -107,9 +110,13 @@ class PeerWatch:
         if store is None:
             return ""
         try:
-            return self._told(store) or self._missing(store)
+            return self._heard or self._told(store) or self._missing(store)
         except RuntimeError:
-            return GONE
+            return self._heard or GONE
+
+    def _linger(self) -> None:
+        """Leave the others' threads time to read: the store goes with the process that keeps it."""
+        time.sleep(4 * self.beat)
 
     def _missing(self, store: dist.Store) -> str:
         start, before = time.monotonic(), self._beats(store)
@@ -133,14 +140,14 @@ class PeerWatch:
                 count += 1
                 store.set(self._key(self.rank), str(count))
                 now = store.get(self._key(following))
-                words = self._told(store)
+                words = self._heard = self._told(store)
                 if now != seen or now == LEFT.encode():
                     seen, since = now, time.monotonic()
                 if not words and time.monotonic() - since > self.timeout:
                     store.compare_set(self._name(DEAD), "", _silence([following], self.timeout))
-                    words = self._told(store)
+                    words = self._heard = self._told(store)
             except RuntimeError:
-                words = GONE
+                words = self._heard or GONE
             if words and self._stop.wait(2 * self.patience):
                 return
             if words:

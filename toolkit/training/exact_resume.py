@@ -13,11 +13,13 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 
-class RandomState(lightning.Callback):
-    """Keeps every process's random number generators in the checkpoint: Python's, NumPy's, torch's and CUDA's.
+class ExactResume(lightning.Callback):
+    """Goes on with what Lightning does not go on with.
 
-    Dropout and the noise of routers are drawn from them, and Lightning does not save them. They are set right before
-    the first batch, after all that starting again draws itself.
+    Every process's random number generators are in the checkpoint: Python's, NumPy's, torch's and CUDA's. Dropout and
+    the noise of routers are drawn from them. They are set right before the first batch, after all that starting again
+    draws itself. And the module's ``on_train_epoch_start``, which Lightning leaves out where a run goes on within an
+    epoch, is called.
 
     A checkpoint of another number of processes has no state for each: the generators are then seeded anew, by seed,
     step and rank, and a warning says so.
@@ -41,8 +43,10 @@ class RandomState(lightning.Callback):
         self._saved = state_dict["ranks"]
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        """The next batch is this call's first."""
+        """The next batch is this call's first; what the module sets when an epoch starts, it sets."""
         self._begun = False
+        if trainer.fit_loop.restarted_mid_epoch:
+            module.on_train_epoch_start()
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         """Set the generators before the first batch of a run that goes on."""
