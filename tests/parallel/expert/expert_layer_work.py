@@ -213,6 +213,32 @@ def single_precision() -> dict[str, float]:
     return found
 
 
+def computed_in_half_precision() -> tuple[list[torch.dtype], float, float]:
+    """fp32 experts that compute in bf16: dtypes of output and gradients, errors against bf16 experts in one process."""
+    mesh, rank, ranks = init_device_mesh("cpu", (dist.get_world_size(),)), dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(0)
+    spread = layer(2, router=plain())
+    whole = deepcopy(spread)
+    whole.experts.bfloat16()
+    expert_parallel(spread, mesh, torch.bfloat16)
+    x = torch.randn(ranks, 50, DIM).bfloat16()
+    expected, y = whole(x), spread(x[rank])
+    (expected.float().square().sum() / ranks).backward()
+    y.float().square().sum().backward()
+    found, wanted = (full_gradients(moe)["experts.down_proj"] for moe in (spread, whole))
+    return [y.dtype, found.dtype], _relative(y, expected[rank]), _relative(found, wanted)
+
+
+def evaluated_in_inference_mode() -> float:
+    torch.manual_seed(0)
+    whole = layer(2, router=plain()).eval()
+    spread = deepcopy(whole)
+    expert_parallel(spread, init_device_mesh("cpu", (dist.get_world_size(),)))
+    x = torch.randn(5 + dist.get_rank(), DIM)
+    with torch.inference_mode():
+        return float((spread(x) - whole(x)).abs().max())
+
+
 def _relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
@@ -298,8 +324,9 @@ def _told(function: Callable[..., Any], name: str, events: list[str]) -> Callabl
 
 def facts() -> dict[str, Any]:
     """All of the above that two processes find out."""
-    looked_at = (errors_of_drawn, single_precision, zero_gradients, bytes_sent, crossing_of_all, refusals)
-    return {look.__name__: look() for look in (*looked_at, order_of_events)}
+    numbers = (errors_of_drawn, single_precision, computed_in_half_precision, evaluated_in_inference_mode)
+    others = (zero_gradients, bytes_sent, crossing_of_all, refusals, order_of_events)
+    return {look.__name__: look() for look in (*numbers, *others)}
 
 
 def refusals() -> dict[str, str]:

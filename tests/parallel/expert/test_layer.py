@@ -6,6 +6,7 @@ from typing import Any
 
 import expert_layer_work
 import pytest
+import torch
 from gloo import run_processes
 
 NAMES = list(expert_layer_work.CASES)
@@ -14,7 +15,11 @@ SOME = ["losses", "uneven", "one expert", "last rank has none", "zero experts"]
 
 @pytest.mark.parametrize(
     ("ranks", "copies", "names"),
-    [(2, 1, NAMES), (4, 1, SOME), pytest.param(4, 2, NAMES, marks=pytest.mark.slow)],
+    [
+        (2, 1, NAMES),
+        pytest.param(4, 1, SOME, marks=pytest.mark.slow),
+        pytest.param(4, 2, NAMES, marks=pytest.mark.slow),
+    ],
 )
 def test_parts_equal_the_whole(ranks: int, copies: int, names: list[str]) -> None:
     for found in run_processes(ranks, expert_layer_work.all_errors, names, copies):
@@ -42,6 +47,17 @@ def test_single_precision_and_autocast_are_about_as_exact_as_one_process(facts: 
         assert found["grouped_mm"] < 1e-6
         assert found["autocast"] < 4 * 2**-8  # weighted outputs are rounded to bf16 before they are sent and summed
         assert not any(value for name, value in found.items() if "dtype" in name)
+
+
+def test_experts_in_fp32_may_compute_in_bf16(facts: list[dict[str, Any]]) -> None:
+    for dtypes, output, gradient in (found["computed_in_half_precision"] for found in facts):
+        assert dtypes == [torch.bfloat16, torch.float32]
+        assert output < 4 * 2**-8
+        assert gradient < 4 * 2**-8
+
+
+def test_inference_mode_gives_what_one_process_gives(facts: list[dict[str, Any]]) -> None:
+    assert max(found["evaluated_in_inference_mode"] for found in facts) < 1e-6
 
 
 def test_experts_without_a_token_have_zero_gradients_and_not_none(facts: list[dict[str, Any]]) -> None:

@@ -27,17 +27,19 @@ class AllToAllDispatcher:
 
     A collective call, forward and backward: every process of the group runs the layer as often as the others, also
     with no token, and takes a gradient through it if they do. The host waits once a forward, for the counts, and
-    ``torch.compile`` breaks its graph there.
+    ``torch.compile`` breaks its graph there. On a GPU a token's outputs are summed in no fixed order, unless
+    ``torch.use_deterministic_algorithms`` says so.
 
     Args:
         group: the processes.
+        compute_dtype: what experts compute in, and tokens must be in; None: the dtype of their parameters.
 
     Source: Lepikhin et al. 2020, GShard (arXiv 2006.16668), section 3.2; dropless: Gale et al. 2022, MegaBlocks (arXiv
     2211.15841), section 5.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
-        self.group = group
+    def __init__(self, group: dist.ProcessGroup, compute_dtype: torch.dtype | None = None) -> None:
+        self.group, self.compute_dtype = group, compute_dtype
 
     def __call__(self, experts: nn.Module, tokens: Tensor, assignment: Assignment) -> OnTheWay:
         """Start to send ``tokens`` (tokens, dim) to their experts; what it gives is waited for.
@@ -61,7 +63,7 @@ class AllToAllDispatcher:
         own = torch.arange(num_experts // ranks, device=tokens.device).repeat(ranks)
         total = sum(chain(*received))
         expert = own.repeat_interleave(arriving.long(), output_size=total)
-        return OnTheWay(experts, journey, expert, num_experts // ranks, tokens, token)
+        return OnTheWay(experts, self.compute_dtype, journey, expert, num_experts // ranks, tokens, token)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AllToAllDispatcher:
         """Itself: a copy of a model talks to the same processes."""
@@ -74,6 +76,7 @@ class OnTheWay:
 
     Attributes:
         experts: this process's.
+        compute_dtype: of their parameters while they compute; None: their own.
         journey: of the tokens.
         expert: int64 (rows received,), which of this process's experts each row that comes is for.
         num_experts: how many this process has.
@@ -82,6 +85,7 @@ class OnTheWay:
     """
 
     experts: nn.Module
+    compute_dtype: torch.dtype | None
     journey: Journey
     expert: Tensor
     num_experts: int
@@ -91,7 +95,8 @@ class OnTheWay:
     def wait(self) -> Tensor:
         """Compute what has come, send it home, and sum what comes home: (tokens, dim)."""
         rows, gates = self.journey.arrive()
-        y: Tensor = functional_call(self.experts, own_shards(self.experts), (rows, self._assignment(gates)))
+        own = own_shards(self.experts, self.compute_dtype)
+        y: Tensor = functional_call(self.experts, own, (rows, self._assignment(gates)))
         (home,) = exchange(self.journey.route.back, ("rows",), y)
         exact = torch.promote_types(home.dtype, torch.float32)
         out = home.new_zeros(self.tokens.shape, dtype=exact).index_add(0, self.token, home.to(exact))

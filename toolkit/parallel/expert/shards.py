@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -14,7 +15,7 @@ from toolkit.parallel.expert.dispatcher import AllToAllDispatcher, require_even
 from toolkit.routing import SoftRouter
 
 
-def expert_parallel(module: nn.Module, mesh: DeviceMesh) -> None:
+def expert_parallel(module: nn.Module, mesh: DeviceMesh, compute_dtype: torch.dtype | None = None) -> None:
     """Share the routed experts of every MoE in ``module`` among the processes of ``mesh``, in place.
 
     Every process keeps num_experts / processes of them, and their rows of every parameter, as DTensors: state dicts,
@@ -30,6 +31,8 @@ def expert_parallel(module: nn.Module, mesh: DeviceMesh) -> None:
         module: a MoE or anything with some in it, such as a decoder, of plain tensors.
         mesh: one dimension, whose processes share the experts; or two, ``("expert_data", "expert")``: the second shares
             them and the first holds copies. Its processes are all whose losses are averaged.
+        compute_dtype: what experts compute in where FSDP2's mixed precision gives them tokens in another dtype than
+            their parameters', which it does not see; gradients are summed in the parameters' own. None: that.
 
     Raises:
         ValueError: if there is no MoE, the experts cannot be shared evenly, are shared already or are those of a soft
@@ -44,7 +47,7 @@ def expert_parallel(module: nn.Module, mesh: DeviceMesh) -> None:
         _require_plain(path or "module", moe, mesh.size(-1))
     for moe in layers.values():
         _share(moe.experts, mesh)
-        moe.dispatcher = AllToAllDispatcher(mesh.get_group(mesh.ndim - 1))
+        moe.dispatcher = AllToAllDispatcher(mesh.get_group(mesh.ndim - 1), compute_dtype)
     ignore_in_data_parallel(module)
 
 
