@@ -123,7 +123,9 @@ def decoder_config(kind: str) -> Any:
         return DecoderConfig(vocab_size=256, dim=16, blocks=(dense, dense))
     noisy = "TopKRouter(score='sigmoid', noise=GaussianNoise(), balancer=BiasBalancer())"
     first = BlockConfig(attention, MoEConfig(16, 4, 2, router="TopKRouter(noise=Jitter(0.1))"))
-    return DecoderConfig(vocab_size=256, dim=16, blocks=(first, BlockConfig(attention, MoEConfig(16, 4, 2, router=noisy))))
+    return DecoderConfig(
+        vocab_size=256, dim=16, blocks=(first, BlockConfig(attention, MoEConfig(16, 4, 2, router=noisy)))
+    )
 
 
 def _accident(die_at: tuple[int, int] | None, nan_at: tuple[int, int] | None, pause: float) -> Any:

@@ -99,3 +99,16 @@ def test_a_sharded_run_writes_folders_and_goes_on_exactly(tmp_path: Path, shard:
     finish(folder, "moe", shard, shard=shard)
     assert losses(folder) == losses(whole)
     assert (folder / "checkpoints" / "last.ckpt" / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_another_number_of_processes_and_in_another_layout(tmp_path: Path) -> None:
+    """Sharded over two, then one process, then sharded again; the losses go on falling from where they were."""
+    folder = tmp_path / "run"
+    kill_at(folder, "dense", 2, 15, shard=2)
+    reached = kill_at(folder, "dense", 1, 30)
+    assert "drawn anew from here on" in log_of(folder, 0)
+    finish(folder, "dense", 2, shard=2)
+    assert list(losses(folder)) == list(range(1, STEPS + 1))
+    before, after = losses(folder)[reached - 1], losses(folder)[reached + 1]
+    assert abs(after - before) < 0.5

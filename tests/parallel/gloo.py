@@ -23,7 +23,9 @@ TIMEOUT = 120.0
 Result = TypeVar("Result")
 
 
-def run_processes(world_size: int, work: Callable[..., Result], *arguments: Any, timeout: float = TIMEOUT) -> list[Result]:
+def run_processes(
+    world_size: int, work: Callable[..., Result], *arguments: Any, timeout: float = TIMEOUT
+) -> list[Result]:
     """``work(*arguments)`` in each of ``world_size`` processes of one gloo group; what it returned, by rank.
 
     ``work`` is a function of a module that the processes can import; it and its arguments are pickled, and what it returns
@@ -62,7 +64,9 @@ def _collected(results: Any, started: list[Any], timeout: float) -> tuple[dict[i
             if dead and results.empty() and not failed:
                 failed.append(f"ranks {dead} ended without a word")
             if time.monotonic() > end:
-                failed.append(f"no answer within {timeout:g} s from ranks {sorted(set(range(len(started))) - set(found))}")
+                failed.append(
+                    f"no answer within {timeout:g} s from ranks {sorted(set(range(len(started))) - set(found))}"
+                )
             if failed:
                 break
             continue

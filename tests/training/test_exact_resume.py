@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,8 @@ def fit(folder: Path, micro_batches: int, stop_before: int | None = None, random
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
+        with suppress(InterruptedError):
             trainer.fit(module, data, ckpt_path=store.newest(), weights_only=True)
-        except InterruptedError:
-            pass
     return losses
 
 

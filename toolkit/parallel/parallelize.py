@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -43,7 +44,7 @@ def parallelize(decoder: Decoder, meshes: Meshes) -> nn.Module:
     if config.context > 1:
         context_parallel(decoder, meshes.world["context"])
     if config.expert > 1:
-        expert_parallel(decoder, meshes.expert)
+        expert_parallel(decoder, meshes.expert, torch.bfloat16 if config.gather_dtype == "bf16" else None)
     if meshes.sharding.size() > 1:
         shard_layers(decoder, meshes.sharding, config, expert_parameters(decoder).values())
     return decoder

@@ -20,7 +20,8 @@ class StepBatches(lightning.LightningDataModule):
     """Training batches from the trainer's own step count, and the fixed validation windows.
 
     Nothing about the data needs to be in a checkpoint: batch = f(step, reader, readers, seed). Where the trainer
-    accumulates gradients over n batches, ``batch_size`` is one micro-batch's and step s has batches s * n to s * n + n - 1.
+    accumulates gradients over n batches, ``batch_size`` is one micro-batch's and step s has those from
+    s * n on.
 
     Args:
         train, validation: tokens of each split, (n,).

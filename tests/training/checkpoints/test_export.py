@@ -13,7 +13,12 @@ from toolkit.training.checkpoints import export_safetensors, write_checkpoint
 
 def checkpoint(folder: Path, sharded: bool = False) -> Path:
     shared = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    state = {"decoder.embedding.weight": shared, "decoder.head.weight": shared, "decoder.slice": shared.t(), "other": shared}
+    state = {
+        "decoder.embedding.weight": shared,
+        "decoder.head.weight": shared,
+        "decoder.slice": shared.t(),
+        "other": shared,
+    }
     write_checkpoint({"state_dict": state}, folder / "x.ckpt", sharded=sharded)
     return folder / "x.ckpt"
 

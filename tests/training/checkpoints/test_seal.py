@@ -149,7 +149,9 @@ def test_nothing_in_a_checkpoint_is_unpickled(tmp_path: Path, file: str) -> None
         (path / "tensors.json").write_text(json.dumps(table))
     seal(path)
     assert problems(path) == []
-    with pytest.raises((pickle.UnpicklingError, ValueError), match="Weights only load failed|Expecting value|codec can't"):
+    with pytest.raises(
+        (pickle.UnpicklingError, ValueError), match="Weights only load failed|Expecting value|codec can't"
+    ):
         read_checkpoint(path)
     assert not mark.exists()
     torch.save(Harmful(mark), tmp_path / "one.ckpt")

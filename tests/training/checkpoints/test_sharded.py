@@ -8,10 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gloo import run_processes
 from checkpoint_work import (
-    MODEL, Table, fail_to_write, load, load_experts, save, save_experts, save_stage,
+    MODEL,
+    Table,
+    fail_to_write,
+    load,
+    load_experts,
+    save,
+    save_experts,
+    save_stage,
 )  # fmt: skip
+from gloo import run_processes
 
 from toolkit.models import Decoder
 from toolkit.parallel import ParallelConfig

@@ -12,10 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+from toolkit.training import checkpoints
 from toolkit.training.checkpoints import (
-    CheckpointNotSaved, CheckpointStore, CorruptCheckpoint, folder as folder_module, problems, publish, read_checkpoint,
+    CheckpointNotSaved,
+    CheckpointStore,
+    CorruptCheckpoint,
+    problems,
+    read_checkpoint,
     write_checkpoint,
-)  # fmt: skip
+)
+from toolkit.training.checkpoints.publish import remove
 
 
 def state(step: int) -> dict[str, Any]:
@@ -70,7 +76,9 @@ def test_if_none_is_whole_both_are_named(tmp_path: Path) -> None:
     store = store_with(tmp_path, 1, 2)
     spoil(store.last)
     spoil(store.previous)
-    with pytest.raises(CorruptCheckpoint, match=r"last\.ckpt is corrupt.*previous\.ckpt is corrupt.*none to go on from"):
+    with pytest.raises(
+        CorruptCheckpoint, match=r"last\.ckpt is corrupt.*previous\.ckpt is corrupt.*none to go on from"
+    ):
         CheckpointStore(tmp_path).newest()
 
 
@@ -88,8 +96,8 @@ def full(*_: Any, **__: Any) -> None:
 
 WRITERS: dict[str, tuple[Any, str]] = {
     "torch.save": (torch, "save"),
-    "seal": (folder_module, "seal"),
-    "publish": (folder_module, "publish"),
+    "seal": (checkpoints.folder, "seal"),
+    "publish": (checkpoints.folder, "publish"),
 }
 
 
@@ -112,7 +120,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
     with pytest.raises(OSError, match=r"."):
-        folder_module._save(state(1), Path("/dev/full"))
+        checkpoints.folder._save(state(1), Path("/dev/full"))
 
 
 def test_the_first_one_that_cannot_be_saved_says_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,5 +181,5 @@ def test_a_folder_takes_a_file_s_place_and_back(tmp_path: Path, first: bool, sec
     write_checkpoint(state(5), store.last, sharded=first)
     assert step_of(store.last) == 5
     assert not list(tmp_path.rglob(".*"))
-    publish.remove(store.last)
+    remove(store.last)
     assert not store.last.exists()

@@ -22,7 +22,9 @@ REST = "rest.pt"
 """A folder's file with all that is no tensor: read with ``weights_only=True``."""
 
 
-def write_checkpoint(state: Mapping[str, Any], path: Path, *, before: Path | None = None, sharded: bool = False) -> None:
+def write_checkpoint(
+    state: Mapping[str, Any], path: Path, *, before: Path | None = None, sharded: bool = False
+) -> None:
     """Write ``state`` so that ``path`` is all of it or what it was before.
 
     Args:

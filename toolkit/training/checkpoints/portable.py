@@ -20,7 +20,6 @@ from toolkit.parallel.tensor.row_order import RowOrder, row_orders
 from toolkit.training.checkpoints.folder import load_checkpoint_into
 from toolkit.training.checkpoints.tree import put_together, take_apart
 
-
 STATES = ("state_dict", "optimizer_states")
 """The keys, as Lightning has them."""
 
@@ -47,7 +46,7 @@ def named_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str
 
 
 def numbered_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state of :func:`named_state` as ``Optimizer.load_state_dict`` takes it; one that has numbers already, as it is."""
+    """What :func:`named_state` gave as ``Optimizer.load_state_dict`` takes it; one with numbers already, as it is."""
     names = [name for group in state["param_groups"] for name in group["params"]]
     numbers = {name: number for number, name in enumerate(names)}
     moments = {numbers[name]: values for name, values in state["state"].items()}

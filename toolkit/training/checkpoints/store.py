@@ -1,4 +1,4 @@
-"""The checkpoints of a run's folder, as a plugin of Lightning's: the last, the one before it, and those kept by step."""
+"""The checkpoints of a run's folder, as a plugin of Lightning's: the last, the one before it, those kept by step."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class CheckpointNotSaved(OSError):
 class CheckpointStore(CheckpointIO):
     """Writes and reads ``checkpoints/last.ckpt``, ``previous.ckpt`` and ``checkpoints/step<N>.ckpt`` in a run's folder.
 
-    When a last checkpoint is whole, the one that was the last becomes ``previous.ckpt``; others are overwritten. A state
-    with DTensors is written as a folder by all processes, another as a file by the one that calls.
+    When a last checkpoint is whole, the one that was the last becomes ``previous.ckpt``; others are overwritten. A
+    state with DTensors is written as a folder by all processes, another as a file by the one that calls.
 
     Args:
         folder: the run's.
