@@ -65,6 +65,10 @@ def test_those_of_one_data_and_shard_rank_and_no_others_read_the_same(
     assert {reader for reader, _ in read} == set(range(read[0][1]))
     for one, other in product(range(WORLD), repeat=2):
         assert (read[one] == read[other]) == (everyone[one][1:3] == everyone[other][1:3])
+        if (
+            one < other and everyone[one][0] == everyone[other][0]
+        ):  # in the order of ranks, as in plain data parallelism
+            assert read[one] <= read[other]
 
 
 @pytest.mark.parametrize("index", range(len(CONFIGS)))
