@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -24,6 +27,54 @@ def test_bad_settings_are_refused_by_name(settings: dict[str, Any], message: str
         ParallelConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"devices": 4, "num_nodes": 2, "data": 2, "shard": 3, "tensor": 2},
+            "data 2 * shard 3 * tensor 2 = 12, but 8 processes were asked for (devices 4 * num_nodes 2): 6 does not "
+            "divide 8, so no data fits; 2 node(s) with devices a multiple of 3 would do",
+        ),
+        (
+            {"devices": 8, "data": 2, "shard": 2},
+            "data 2 * shard 2 = 4, but 8 processes were asked for (devices 8 * num_nodes 1): data=None would be 4, "
+            "devices=None 4",
+        ),
+        ({"devices": 2, "tensor": 4}, "tensor 4 = 4, but 2 processes were asked for"),
+        ({"data": 3, "num_nodes": 2}, "num_nodes=2: it must be a divisor of data 3 = 3"),
+        ({"data": 2, "shard": 3, "expert": 4}, "expert=4: it must be a divisor of data 2 * shard 3 * context 1 = 6"),
+        ({"shard": 0}, "shard=0: it must be positive"),
+        ({"zero": 1}, "zero=1: it must be one of 2, 3"),
+        ({"gather_dtype": "fp8"}, "gather_dtype='fp8': it must be one of 'parameter', 'bf16'"),
+        ({"strategy": "ddp", "shard": 2}, "strategy='ddp': it must be 'auto' where another size than data is above 1"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_with_the_arithmetic(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ParallelConfig(**settings)
+
+
+def test_what_is_left_out_is_filled_in_so_that_the_sizes_are_the_processes() -> None:
+    sizes = range(1, 4)
+    for nodes, devices, shard, tensor, pipeline in product(sizes, (None, 1, 2, 4, 6), sizes, sizes, (1, 2)):
+        others = shard * tensor * pipeline
+        settings = {"num_nodes": nodes, "devices": devices, "shard": shard, "tensor": tensor, "pipeline": pipeline}
+        if devices is not None and devices * nodes % others:
+            with pytest.raises(ValueError, match="processes were asked for"):
+                ParallelConfig(**settings)  # type: ignore[arg-type]
+            continue
+        parallel = ParallelConfig(**settings)  # type: ignore[arg-type]
+        assert parallel.world_size == parallel.data_size * others == parallel.processes_per_node * nodes
+        if devices is None:  # as few as there can be
+            assert not any(count * others % nodes == 0 for count in range(1, parallel.data_size))
+        assert replace(parallel, accelerator="cpu").shape == parallel.shape
+
+
+def test_processes_of_one_model_copy_take_one_share_of_the_batch() -> None:
+    parallel = ParallelConfig(devices=24, shard=3, tensor=2, pipeline=2)
+    assert (parallel.data_size, parallel.batch_count, parallel.local_batch(12)) == (2, 6, 2)
+
+
 @pytest.mark.parametrize(("devices", "num_nodes"), [(1, 1), (2, 1), (1, 3), (4, 2)])
 def test_the_processes_shares_make_up_the_batch(devices: int, num_nodes: int) -> None:
     parallel = ParallelConfig(devices=devices, num_nodes=num_nodes)
@@ -32,7 +83,7 @@ def test_the_processes_shares_make_up_the_batch(devices: int, num_nodes: int) ->
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
-    right = r"batch_size=10: it must be a multiple of devices \* num_nodes = 2 \* 2 = 4"
+    right = r"batch_size=10: it must be a multiple of data \* shard = 4 \* 1 = 4"
     with pytest.raises(ValueError, match=right):
         ParallelConfig(devices=2, num_nodes=2).local_batch(10)
 

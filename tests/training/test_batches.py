@@ -14,10 +14,14 @@ from toolkit.data import TokenWindows, validation_windows
 from toolkit.training import StepBatches
 
 
-def batches(step: int = 0, rank: int = 0, world_size: int = 1, count: int = 40, **changes: Any) -> StepBatches:
+def batches(
+    step: int = 0, rank: int = 0, world_size: int = 1, count: int = 40, micro_batches: int = 1, **changes: Any
+) -> StepBatches:
     text = corpus()
     data = StepBatches(text.train, text.validation, training(**changes), count)
-    data.trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=world_size)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        global_step=step, global_rank=rank, world_size=world_size, accumulate_grad_batches=micro_batches
+    )
     return data
 
 
@@ -34,6 +38,13 @@ def test_it_reads_the_step_when_iteration_starts() -> None:
     loader = data.train_dataloader()
     data.trainer.global_step = 5  # type: ignore[union-attr, misc]
     assert torch.equal(next(iter(loader)), next(iter(batches(5).train_dataloader())))
+
+
+@pytest.mark.parametrize("micro_batches", [2, 3])
+def test_a_step_that_accumulates_is_as_many_batches_of_the_stream(micro_batches: int) -> None:
+    whole = list(islice(batches(micro_batches=micro_batches).train_dataloader(), 6 * micro_batches))
+    later = list(islice(batches(step=4, micro_batches=micro_batches).train_dataloader(), 2 * micro_batches))
+    assert all(torch.equal(*pair) for pair in zip(later, whole[4 * micro_batches :], strict=True))
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

@@ -183,7 +183,7 @@ def _idle(layer: nn.Module, seq_len: int) -> int:
     """Parameters of the layer's experts that a token of so long a sequence does not use, on average."""
     return round(
         sum(
-            (moe.num_experts - moe.experts_per_token(seq_len)) * weight[0].numel()
+            (moe.num_experts - moe.experts_per_token(seq_len)) * weight.shape[1:].numel()
             for moe in layer.modules()
             if isinstance(moe, MoE)
             for weight in moe.experts.parameters()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,15 @@ from toolkit.layers.zero_experts import ZeroComputationExperts
 from toolkit.routing import Assignment, Capacity, RoutingStats, SoftAssignment, SoftRouter, TokenRounding, TopKRouter
 from toolkit.work import Work
 
-Dispatcher = Callable[[nn.Module, Tensor, Assignment], Tensor]
+
+class Pending(Protocol):
+    """Tokens on their way to experts elsewhere, while the layer computes what stays here."""
+
+    def wait(self) -> Tensor:
+        """(tokens, dim), what the experts gave."""
+
+
+Dispatcher = Callable[[nn.Module, Tensor, Assignment], Tensor | Pending]
 
 
 class LocalDispatcher:
@@ -57,7 +65,8 @@ class MoE(nn.Module):
         adjust: what is done to the router's assignment before it is computed, in order: ``Capacity``,
             ``TokenRounding``.
         causal: refuse a router, or an adjustment, whose evaluation reads later tokens.
-        dispatcher: brings tokens to experts; ``toolkit.parallel`` has others.
+        dispatcher: brings tokens to experts; ``toolkit.parallel`` has others. What it gives may be :class:`Pending`:
+            shared experts are computed before it is waited for.
 
     Raises:
         ValueError: if a size is not positive, ``top_k`` exceeds ``num_experts``, ``shared_experts`` is negative, the
@@ -144,13 +153,17 @@ class MoE(nn.Module):
             require(x.ndim >= 2, "x.shape", tuple(x.shape), "(..., length, dim) with a SoftRouter")
             known = {"token_ids": token_ids, "sequence_ids": sequence_ids, "valid": valid}
             assignment = self.router(x, **known)
-            y = mix_slots(x, assignment, self.experts)
+            routed: Tensor | Pending = mix_slots(x, assignment, self.experts)
+            free = None
         else:
             assignment = self._assign(x, token_ids, sequence_ids, valid)
-            y = self._routed(x.reshape(-1, x.shape[-1]), assignment).view(x.shape)
-        if self.shared is not None:
-            shared = self.shared(x)
-            y = y + (shared if self.shared_gate is None else self.shared_gate(x) * shared)
+            tokens = x.reshape(-1, dim)
+            routed = self.dispatcher(self.experts, tokens, self._computed(assignment))
+            free = None if self.zero_experts is None else self.zero_experts(tokens, assignment, self.num_experts)
+        shared = self._shared(x)
+        y = routed if isinstance(routed, Tensor) else routed.wait()
+        y = (y if free is None else y + free).view(x.shape)
+        y = y if shared is None else y + shared
         y, losses = join_losses(y, assignment.losses)
         self._assignment = replace(assignment, losses=losses)
         return y
@@ -169,11 +182,12 @@ class MoE(nn.Module):
             assignment = change(assignment, self.training)
         return assignment
 
-    def _routed(self, tokens: Tensor, assignment: Assignment) -> Tensor:
+    def _computed(self, assignment: Assignment) -> Assignment:
+        """What those experts are given that compute something."""
         if self.zero_experts is None:
-            return self.dispatcher(self.experts, tokens, assignment)
+            return assignment
         real = assignment.expert < self.num_experts
-        computed = replace(
+        return replace(
             assignment,
             expert=torch.where(real, assignment.expert, -1),
             weight=torch.where(real, assignment.weight, 0),
@@ -181,8 +195,13 @@ class MoE(nn.Module):
             probabilities=assignment.probabilities[:, : self.num_experts],
             chosen=None,
         )
-        free: Tensor = self.zero_experts(tokens, assignment, self.num_experts)
-        return self.dispatcher(self.experts, tokens, computed) + free
+
+    def _shared(self, x: Tensor) -> Tensor | None:
+        """x (..., dim) -> (..., dim), what the shared experts add."""
+        if self.shared is None:
+            return None
+        y: Tensor = self.shared(x)
+        return y if self.shared_gate is None else self.shared_gate(x) * y
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the last forward, whose graph can be neither copied nor pickled."""

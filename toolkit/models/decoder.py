@@ -57,6 +57,7 @@ class Decoder(nn.Module):
         *,
         valid: Tensor | None = None,
         sequence_ids: Tensor | None = None,
+        sequences: Sequences | None = None,
     ) -> DecoderOutput:
         """input_ids (batch, length) int64 -> logits (batch, length, vocab_size).
 
@@ -70,19 +71,26 @@ class Decoder(nn.Module):
             valid: bool (batch, length), False for padding, on either side.
             sequence_ids: int64 (batch, length), the document each token is of, for several packed into a row; -1 is
                 padding.
+            sequences: what layers are told of the tokens, where it is known already, in place of the two before: such
+                as the positions and documents of a part of each row.
 
         Raises:
             ValueError: if input_ids are not (batch, length); if ``valid`` or ``sequence_ids`` is of another shape or
                 dtype, or a document's tokens are not side by side, or one of the two stands beside a cache, or with a
                 layer that knows no documents (global_projections, keys chosen by content); with ``sequence_ids`` from
-                a ``SoftRouter``.
+                a ``SoftRouter``; if ``sequences`` stands beside any of the three, or has no token ids.
         """
         require(input_ids.ndim == 2, "input_ids.shape", tuple(input_ids.shape), "(batch, length)")
         for name, table in (("valid", valid), ("sequence_ids", sequence_ids)):
             shape = None if table is None else tuple(table.shape)
             require(shape in (None, input_ids.shape), f"{name}.shape", shape, f"input_ids', {tuple(input_ids.shape)}")
             require(table is None or cache is None, name, shape, "None with a cache, whose rows hold one sequence each")
-        sequences = Sequences.of(input_ids, valid=valid, sequence_ids=sequence_ids)
+        if sequences is None:
+            sequences = Sequences.of(input_ids, valid=valid, sequence_ids=sequence_ids)
+        else:
+            alone = valid is None and sequence_ids is None and cache is None
+            require(alone, "sequences", "given", "None beside valid, sequence_ids or a cache")
+            require(sequences.token_ids is not None, "sequences.token_ids", None, "input_ids, 0 for padding")
         x = self.embedding(sequences.token_ids)
         for layer, block in enumerate(self.blocks):
             x = block(x, cache, layer, sequences)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -11,37 +12,148 @@ from toolkit.checks import require, require_choice, require_positive
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 STRATEGIES = ("auto", "ddp")
+GATHER_DTYPES = ("parameter", "bf16")
+DIMENSIONS = ("pipeline", "data", "shard", "context", "tensor")
+"""Of the mesh of processes, the slowest first: neighbours in ``tensor`` are neighbours in rank."""
 
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """The processes of one training run.
+    """The processes of one training run, and what each of them holds.
+
+    The processes stand in a mesh of pipeline * data * shard * context * tensor. Those of different ``data`` and
+    ``shard`` take different sequences, those of one ``context`` group different parts of the same sequences, those of
+    one ``tensor`` or ``pipeline`` group the same tokens.
 
     Attributes:
-        devices: processes on each node, one a GPU; on a CPU they talk through gloo.
+        devices: processes on each node, one a GPU; on a CPU they talk through gloo. None: as many as the sizes below
+            ask for.
         num_nodes: nodes.
         accelerator: ``"auto"`` takes CUDA GPUs where there are any, else the CPU.
         strategy: ``"ddp"`` keeps a whole model in every process, each with its share of the batch;
-            ``"auto"`` is ddp for more than one process.
+            ``"auto"`` is ddp where there are several processes and only ``data`` is above 1, else what the sizes say.
+        data: whole copies of the (sharded) model, whose gradients are averaged; None: what the others leave.
+        shard: processes that share the parameters, gradients and optimizer state of one copy (ZeRO, FSDP2).
+        tensor: processes that share the heads, hidden units and vocabulary of every layer.
+        context: processes that share the tokens of every sequence.
+        expert: processes that share the experts of every MoE; borrowed from data * shard * context, which it divides.
+        pipeline: processes that share the layers.
+        zero: with ``shard``, 3 frees the gathered parameters after a layer's forward and gathers them again for its
+            backward; 2 keeps them in between: a third fewer bytes sent, more memory.
+        gather_dtype: what ``shard`` gathers parameters in: ``"parameter"``, their own dtype, or ``"bf16"``, half the
+            bytes of fp32: then every layer computes with bf16 weights, routers too, and gradients are summed in fp32.
+        offload: keep the sharded parameters and the optimizer's state in the host's memory.
+        sequence_parallel: with ``tensor``, the residual stream and its norms are sharded over the tokens.
 
     Raises:
-        ValueError: if a count is not positive or a choice unknown.
+        ValueError: if a count is not positive, a choice unknown, or the sizes do not multiply to the processes.
+
+    Source: ZeRO: Rajbhandari et al. 2020 (arXiv 1910.02054); FSDP: Zhao et al. 2023 (arXiv 2304.11277); tensor
+    parallelism: Shoeybi et al. 2019 (arXiv 1909.08053); sequence parallelism: Korthikanti et al. 2022 (arXiv
+    2205.05198).
+
+    >>> ParallelConfig(devices=8, shard=2, tensor=2).data
+    2
     """
 
-    devices: int = 1
+    devices: int | None = None
     num_nodes: int = 1
     accelerator: str = "auto"
     strategy: str = "auto"
+    data: int | None = None
+    shard: int = 1
+    tensor: int = 1
+    context: int = 1
+    expert: int = 1
+    pipeline: int = 1
+    zero: int = 3
+    gather_dtype: str = "parameter"
+    offload: bool = False
+    sequence_parallel: bool = True
 
     def __post_init__(self) -> None:
-        require_positive(devices=self.devices, num_nodes=self.num_nodes)
+        sizes = {name: getattr(self, name) for name in ("devices", "num_nodes", *DIMENSIONS, "expert")}
+        require_positive(**{name: size for name, size in sizes.items() if size is not None})
         require_choice("accelerator", self.accelerator, ACCELERATORS)
         require_choice("strategy", self.strategy, STRATEGIES)
+        require_choice("zero", self.zero, (2, 3))
+        require_choice("gather_dtype", self.gather_dtype, GATHER_DTYPES)
+        self._resolve()
+        spread = self.data_size * self.shard * self.context
+        product = f"data {self.data} * shard {self.shard} * context {self.context} = {spread}"
+        require(spread % self.expert == 0, "expert", self.expert, f"a divisor of {product}")
+        plain = self.strategy == "auto" or self.is_replicated
+        require(plain, "strategy", self.strategy, "'auto' where another size than data is above 1")
+
+    def _resolve(self) -> None:
+        """Fill in what was left None, or refuse sizes that do not multiply to the processes."""
+        others = math.prod(getattr(self, name) for name in DIMENSIONS if name != "data")
+        devices, data = self.devices, self.data
+        if devices is None and data is None:
+            data = self.num_nodes // math.gcd(others, self.num_nodes)
+        if devices is None:
+            assert data is not None
+            whole = others * data % self.num_nodes == 0
+            require(whole, "num_nodes", self.num_nodes, f"a divisor of {self._product(data)}")
+            devices = others * data // self.num_nodes
+        launched = devices * self.num_nodes
+        if data is None and launched % others == 0:
+            data = launched // others
+        if data is None or data * others != launched:
+            raise ValueError(self._mismatch(data, launched, others))
+        object.__setattr__(self, "devices", devices)
+        object.__setattr__(self, "data", data)
+
+    def _product(self, data: int | None) -> str:
+        """The sizes above 1 and what they multiply to, for what is refused."""
+        sizes = {name: data if name == "data" else getattr(self, name) for name in DIMENSIONS}
+        shown = {name: size for name, size in sizes.items() if size is not None and size > 1} or {"data": 1}
+        return f"{' * '.join(f'{name} {size}' for name, size in shown.items())} = {math.prod(shown.values())}"
+
+    def _mismatch(self, data: int | None, launched: int, others: int) -> str:
+        processes = f"{launched} processes were asked for (devices {self.devices} * num_nodes {self.num_nodes})"
+        if launched % others:
+            help_ = f"{others} does not divide {launched}, so no data fits; {self.num_nodes} node(s) with devices a "
+            help_ += f"multiple of {others // math.gcd(others, self.num_nodes)} would do"
+        else:
+            help_ = f"data=None would be {launched // others}, devices=None {self._needed(data, others)}"
+        return f"{self._product(data)}, but {processes}: {help_}"
+
+    def _needed(self, data: int | None, others: int) -> str:
+        needed, nodes = others * (data or 1), self.num_nodes
+        return f"{needed // nodes}" if needed % nodes == 0 else f"{needed} / {nodes}, which is not whole"
+
+    @property
+    def data_size(self) -> int:
+        """``data`` as a number."""
+        assert self.data is not None, "it is filled in"
+        return self.data
+
+    @property
+    def processes_per_node(self) -> int:
+        """``devices`` as a number."""
+        assert self.devices is not None, "it is filled in"
+        return self.devices
 
     @property
     def world_size(self) -> int:
         """Processes in all."""
-        return self.devices * self.num_nodes
+        return self.processes_per_node * self.num_nodes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the mesh, by :data:`DIMENSIONS`."""
+        return self.pipeline, self.data_size, self.shard, self.context, self.tensor
+
+    @property
+    def batch_count(self) -> int:
+        """Processes that take different sequences, or groups of such that take the same: data * shard."""
+        return self.data_size * self.shard
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether every process holds a whole model."""
+        return self.shard == self.tensor == self.context == self.expert == self.pipeline == 1
 
     @property
     def device(self) -> str:
@@ -53,12 +165,16 @@ class ParallelConfig:
         gpus = torch.cuda.device_count()
         if self.accelerator == "cpu" or (self.accelerator == "auto" and gpus == 0):
             return "cpu"
-        require(self.devices <= gpus, "devices", self.devices, f"at most {gpus}, the CUDA GPUs of this machine")
+        enough = self.processes_per_node <= gpus
+        require(enough, "devices", self.devices, f"at most {gpus}, the CUDA GPUs of this machine")
         return "gpu"
 
     @property
     def lightning_strategy(self) -> str:
-        """The strategy's name for Lightning's Trainer."""
+        """The strategy's name for Lightning's Trainer, where every process holds a whole model.
+
+        ``toolkit.training.strategy`` has the others.
+        """
         return "ddp" if self.strategy == "ddp" or self.world_size > 1 else "auto"
 
     def check_launch(self) -> None:
@@ -81,13 +197,10 @@ class ParallelConfig:
         Raises:
             ValueError: if the batch cannot be shared evenly.
         """
-        require(
-            batch_size % self.world_size == 0,
-            "batch_size",
-            batch_size,
-            f"a multiple of devices * num_nodes = {self.devices} * {self.num_nodes} = {self.world_size}",
-        )
-        return batch_size // self.world_size
+        count = self.batch_count
+        right = f"a multiple of data * shard = {self.data} * {self.shard} = {count}"
+        require(batch_size % count == 0, "batch_size", batch_size, right)
+        return batch_size // count
 
 
 def is_main_process() -> bool:

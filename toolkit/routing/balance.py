@@ -31,10 +31,11 @@ class LoadBalancingLoss(AuxiliaryLoss):
         coefficient: weight of the loss; 0.01 in Switch Transformer and OLMoE; DeepSeek-V3 has 0.0001 over
             sequences beside its bias.
         over: the tokens that f is of.
-            ``"global"``: the global batch (Qiu et al. 2025, arXiv 2501.11873): counts are summed over the default
-            process group and over the ``micro_batches`` of an optimizer step, each seeing those before it and
-            itself. P stays local: averaging the ranks' and micro-batches' gradients averages it, each of them with
-            the same weight however much of it is padding.
+            ``"global"``: the global batch (Qiu et al. 2025, arXiv 2501.11873): counts are summed over the processes
+            that share it (:func:`toolkit.routing.reduce.set_batch_group`; by default all) and over the
+            ``micro_batches`` of an optimizer step, each seeing those before it and itself. P stays local: averaging
+            the ranks' and micro-batches' gradients averages it, each of them with the same weight however much of it
+            is padding.
             ``"batch"``: this process's tokens of this forward.
             ``"sequence"``: each of ``assignment.sequence_ids`` by itself, then the mean over the sequences that
             have a token (DeepSeek-V2, arXiv 2405.04434, equations 23 to 25; V3, arXiv 2412.19437, 17 to 20). Works

@@ -106,7 +106,8 @@ def update_balancers(model: nn.Module, group: dist.ProcessGroup | None = None) -
     """Move the bias of every balancer in ``model`` by what was seen since the last call, and forget it.
 
     Call it after each optimizer step, on every process: one all-reduce over ``group`` (the processes whose tokens
-    differ; the default group if None) for all layers together. Where nothing was seen nothing moves.
+    differ; None: that of :func:`toolkit.routing.reduce.set_batch_group`) for all layers together. Where nothing was
+    seen nothing moves.
     """
     balancers = [module for module in model.modules() if isinstance(module, Balancer)]
     if not balancers:

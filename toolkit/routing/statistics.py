@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from toolkit.routing.assignment import Assignment
@@ -80,10 +81,14 @@ class RoutingStats:
         one, two = self.pack(), other.pack()
         return RoutingStats.unpack(torch.cat([(one + two)[:-1], torch.maximum(one, two)[-1:]]))
 
-    def all_reduce(self) -> RoutingStats:
-        """The sums over every process of the default group (collective; equal to itself without one)."""
+    def all_reduce(self, group: dist.ProcessGroup | None = None) -> RoutingStats:
+        """The sums over the processes of ``group`` (collective; equal to itself without a process group).
+
+        None: those that share the batch, see :func:`toolkit.routing.reduce.set_batch_group`.
+        """
         packed = self.pack()
-        return RoutingStats.unpack(torch.cat([all_reduce(packed[:-1]), all_reduce(packed[-1:], largest=True)]))
+        sums, most = all_reduce(packed[:-1], group), all_reduce(packed[-1:], group, largest=True)
+        return RoutingStats.unpack(torch.cat([sums, most]))
 
     def cpu(self) -> RoutingStats:
         """The same on the host, in one copy: reading figures then waits for nothing."""

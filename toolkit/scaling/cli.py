@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,8 +35,12 @@ NOT_RESULTS = (
     "num_nodes",
     "accelerator",
     "strategy",
+    "parallel",
 )
 """Settings that say where and how a study runs; the others, and what they come to, determine its results."""
+
+LAUNCH = ("devices", "num_nodes", "accelerator", "strategy")
+"""Settings of a :class:`ParallelConfig` that stand by themselves; the others are ``parallel``'s."""
 
 PIPED_WIDTH = 200
 """Columns of the printed plan where the output is no terminal."""
@@ -87,7 +92,9 @@ def study_parser(description: str, shape: type[Shape] = ModelShape) -> ArgumentP
     parser.add_class_arguments(Grid, "grid")
     planned = {"steps", "learning_rate", "seed"}
     parser.add_class_arguments(TrainingConfig, "training", skip=planned, instantiate=False)
-    parser.add_class_arguments(ParallelConfig, instantiate=False)
+    sizes = {field.name for field in fields(ParallelConfig)} - set(LAUNCH)
+    parser.add_class_arguments(ParallelConfig, skip=sizes, instantiate=False)
+    parser.add_class_arguments(ParallelConfig, "parallel", skip=set(LAUNCH), instantiate=False)
     parser.add_argument("--validation_windows", type=int, default=256, help="the same ones for every run")
     parser.add_argument("--out", type=str, default="", help="the study's folder; by default one of the preset's name")
     parser.add_argument("--cache", type=str, default="runs/corpus", help="folder of tokenised corpora")
@@ -210,7 +217,7 @@ def make_study(parser: ArgumentParser, settings: Namespace, studies: Path) -> St
         shape=made.model,
         grid=made.grid,
         training=TrainingConfig(steps=ANY_STEPS, **vars(settings.training)),
-        parallel=ParallelConfig(settings.devices, settings.num_nodes, settings.accelerator, settings.strategy),
+        parallel=ParallelConfig(**{name: settings[name] for name in LAUNCH}, **vars(settings.parallel)),
         folder=study_folder(settings, studies),
         cache=Path(settings.cache),
         workers=settings.workers,

@@ -201,8 +201,8 @@ def train_one(
 ) -> RunResult:
     """Train one planned run in its folder and say what it reached.
 
-    A run that diverges ends with a row too, its bits per byte nan. Where its routers' logits are no longer finite, the
-    steps, tokens and FLOPs are those until then; a dense model trains on to its budget.
+    A run that diverges ends with a row too, its bits per byte nan. Where its loss or its routers' logits are no longer
+    finite, the steps, tokens and FLOPs are those until then.
 
     What a branch reached is what it would have reached alone, and its tokens, FLOPs and seconds are those of all its
     steps, ``seconds_wall`` with what the trunk took for the shared ones.
@@ -215,11 +215,13 @@ def train_one(
         report: called with (step, steps) as it goes.
         beginnings: the checkpoints that branches begin from; None where all runs begin at step 0.
     """
-    from toolkit.training.run import LAST, fit
+    from toolkit.training.checkpoints.store import CheckpointStore
+    from toolkit.training.health import NotFiniteError
+    from toolkit.training.run import fit
 
     folder, beginnings = settings.folder.run(run.name), beginnings or Beginnings(settings.folder, {})
-    last = folder / "checkpoints" / LAST
-    if folder.exists() and not last.exists() and is_main_process():
+    begun = any(path.exists() for path in CheckpointStore(folder).own)
+    if folder.exists() and not begun and is_main_process():
         shutil.rmtree(folder)  # cut off before its first checkpoint: nothing in it can be gone on from
     hparams = {"family": run.family, "budget": run.budget, "dim": run.dim, "seed": run.seed}
     hparams.update(learning_rate=run.training.learning_rate, steps=run.training.steps)
@@ -234,11 +236,11 @@ def train_one(
             parallel=settings.parallel,
             validation_count=settings.validation_count,
             keep_at=beginnings.keep_at(run),
-            branch=None if last.exists() else beginnings.checkpoint(run),
+            branch=None if begun else beginnings.checkpoint(run),
             hparams=hparams,
             report=report,
         )
-    except DivergedError as error:
+    except (DivergedError, NotFiniteError) as error:
         fitted = _until_diverged(run, error.step - 1, time.perf_counter() - started)
     return _row(run, fitted, corpus, settings, seconds)
 

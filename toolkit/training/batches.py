@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from toolkit.checks import require
 from toolkit.data import Examples, TaskMixture, TokenWindows, validation_windows
 from toolkit.training.config import TrainingConfig
+from toolkit.training.strategy import MeshStrategy, batch_reader
 
 
 class StepBatches(lightning.LightningDataModule):
     """Training batches from the trainer's own step count, and the fixed validation windows.
 
-    Nothing about the data needs to be in a checkpoint: batch = f(step, rank, world size, seed).
+    Nothing about the data needs to be in a checkpoint: batch = f(step, reader, readers, seed). Where the trainer
+    accumulates gradients over n batches, ``batch_size`` is one micro-batch's and step s has those from
+    s * n on.
 
     Args:
         train, validation: tokens of each split, (n,).
@@ -39,27 +43,33 @@ class StepBatches(lightning.LightningDataModule):
         self.windows = validation_windows(validation, config.context, validation_count, config.validation_block)
 
     def train_dataloader(self) -> _FromStep:
-        """An endless stream of (batch / world size, context + 1), or of Examples with a mixture."""
+        """An endless stream of (batch / readers, context + 1), or of Examples with a mixture."""
         trainer = self._attached()
-        windows = TokenWindows(
-            self.train,
-            self.config.context,
-            self.config.batch_size,
-            self.config.seed,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        )
-        return _FromStep(windows, trainer, self.config.seed, self.mixture)
+        rank, count = batch_reader(trainer)
+        size, seed = self.config.batch_size, self.config.seed
+        windows = TokenWindows(self.train, self.config.context, size, seed, rank=rank, world_size=count)
+        return _FromStep(windows, trainer, seed, self.mixture)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """This process's share of the validation windows, in batches.
 
         It draws from a generator of its own, since a loader takes a number whenever it is iterated: how often a run
         is validated would otherwise change the dropout and the router noise that it trains with.
+
+        Raises:
+            ValueError: if the model is spread over processes and they would differ in how many windows they have: they
+                would wait for one another.
         """
         trainer = self._attached()
-        mine = self.windows[trainer.global_rank :: trainer.world_size]
-        batches = mine.split(self.config.batch_size // trainer.world_size)
+        rank, count = batch_reader(trainer)
+        waits = isinstance(getattr(trainer, "strategy", None), MeshStrategy)
+        require(
+            not waits or len(self.windows) % count == 0,
+            "validation_count",
+            len(self.windows),
+            f"a multiple of data * shard = {count}",
+        )
+        batches = self.windows[rank::count].split(self.config.batch_size // count)
         return DataLoader(batches, batch_size=None, generator=torch.Generator())
 
     def _attached(self) -> lightning.Trainer:
@@ -69,7 +79,10 @@ class StepBatches(lightning.LightningDataModule):
 
 
 class _FromStep:
-    """Iterates from the trainer's global step, whatever it is when iteration starts."""
+    """Iterates from the trainer's global step, whatever it is when iteration starts.
+
+    Where gradients are accumulated over several batches, a step is as many batches of the stream.
+    """
 
     def __init__(
         self, windows: TokenWindows, trainer: lightning.Trainer, seed: int, mixture: TaskMixture | None
@@ -77,9 +90,10 @@ class _FromStep:
         self.windows, self.trainer, self.seed, self.mixture = windows, trainer, seed, mixture
 
     def __iter__(self) -> Iterator[Tensor | Examples]:
-        step, rank, world_size = self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size
+        rank, count = batch_reader(self.trainer)
+        index = self.trainer.global_step * self.trainer.accumulate_grad_batches
         while True:
-            windows = self.windows.batch(step)
+            windows = self.windows.batch(index)
             mixture = self.mixture
-            yield windows if mixture is None else mixture.mix(windows, step, self.seed, rank, world_size)
-            step += 1
+            yield windows if mixture is None else mixture.mix(windows, index, self.seed, rank, count)
+            index += 1

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from toolkit.checks import require_positive
 from toolkit.data import Examples, as_examples
+from toolkit.training.strategy import token_parts
 
 
 class ComputeBudget(lightning.Callback):
@@ -65,4 +66,4 @@ class ComputeBudget(lightning.Callback):
 
     @staticmethod
     def _tokens(trainer: lightning.Trainer, batch: Tensor | Examples) -> int:
-        return as_examples(batch).input_ids.numel() * trainer.world_size
+        return as_examples(batch).input_ids.numel() * token_parts(trainer)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from toolkit.checks import require_choice
 from toolkit.compute import cost
-from toolkit.data import Examples
+from toolkit.data import Examples, as_examples
 from toolkit.layers import non_finite_logits, require_finite_routing
 from toolkit.models import Decoder, DecoderConfig
+from toolkit.parallel import clip_gradients
 from toolkit.routing import LoadBalancingLoss, update_balancers
 from toolkit.routing.reduce import all_reduce
 from toolkit.training.config import TrainingConfig
@@ -102,10 +103,13 @@ class LanguageModel(lightning.LightningModule):
         """Forget the sums of the validation before."""
         self._sums = []
 
-    def validation_step(self, windows: Tensor, batch_idx: int) -> None:
-        """windows (batch, context + 1): add their NLL (nats) and bytes to the sums."""
+    def validation_step(self, windows: Tensor | Examples, batch_idx: int) -> None:
+        """Add the NLL (nats) of windows (batch, context + 1), and their targets' bytes, to the sums.
+
+        Or of this process's part of windows, as Examples that ask for every token.
+        """
         nll = next_token_nll(self.decoder, windows, reduction="none").double().sum()
-        self._sums.append(torch.stack([nll, self.byte_lengths[windows[:, 1:]].sum()]))
+        self._sums.append(torch.stack([nll, self.byte_lengths[as_examples(windows).labels].sum()]))
 
     def on_validation_epoch_end(self) -> None:
         """Bits per byte = sum of NLL / ln 2 / sum of bytes, over every process."""
@@ -126,7 +130,7 @@ class LanguageModel(lightning.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip the gradient's norm.
+        """Clip the gradient's norm, the whole model's wherever its parts are.
 
         Done here because Lightning refuses to beside a fused optimizer, in case its gradients are
         scaled; bf16 has no scaler.
@@ -136,7 +140,7 @@ class LanguageModel(lightning.LightningModule):
         """
         require_choice("gradient_clip_algorithm", gradient_clip_algorithm, (None, "norm"))
         if gradient_clip_val is not None:
-            torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), gradient_clip_val)
+            clip_gradients(self.decoder.parameters(), gradient_clip_val)
 
     def _balancing(self) -> list[LoadBalancingLoss]:
         return [module for module in self.decoder.modules() if isinstance(module, LoadBalancingLoss)]

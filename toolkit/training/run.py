@@ -24,19 +24,26 @@ from toolkit.data import Corpus, TaskMixture, as_examples
 from toolkit.files import write_atomically
 from toolkit.models import DecoderConfig
 from toolkit.parallel import ParallelConfig, is_main_process
+from toolkit.parallel.failure import PeerWatch
 from toolkit.training.batches import StepBatches
 from toolkit.training.branch import SAME, Branch
 from toolkit.training.budget import ComputeBudget
+from toolkit.training.checkpoints.store import CheckpointStore
+from toolkit.training.checkpoints.strategy import ShardedStrategy
 from toolkit.training.config import OF_NO_STEP, TrainingConfig
+from toolkit.training.exact_resume import ClockCheckpoint, ExactResume
+from toolkit.training.health import FiniteLoss
+from toolkit.training.interruption import SaveOnTerm
 from toolkit.training.kept_checkpoints import KeptCheckpoints
 from toolkit.training.language_model import LanguageModel
 from toolkit.training.metrics import RunMetrics
+from toolkit.training.peers import WatchPeers
 from toolkit.training.precision import resolve_precision
 from toolkit.training.progress import ReportProgress
 from toolkit.training.provenance import code_version
 from toolkit.training.router_monitor import RouterMonitor
-
-LAST = "last.ckpt"
+from toolkit.training.run_lock import RunLock
+from toolkit.training.strategy import strategy_of
 
 
 @dataclass(frozen=True)
@@ -83,13 +90,16 @@ def fit(
 ) -> Fitted:
     """Train ``model`` on ``corpus`` until ``budget`` FLOPs are spent, and write its run folder.
 
-    The folder holds ``run.json`` (resolved settings and the corpus' hash), ``metrics.jsonl``,
-    TensorBoard events, ``load.npz`` and ``flip_rate.npz`` of the routers and ``checkpoints/``. If it holds
-    a checkpoint, the run goes on from there and sees the batches it would have seen.
+    The folder holds ``run.json`` (resolved settings and the corpus' hash), ``metrics.jsonl``, TensorBoard events,
+    ``load.npz`` and ``flip_rate.npz`` of the routers, ``checkpoints/``, and in ``previous.ckpt`` the checkpoint before
+    the last. If it holds a checkpoint, the run goes on from there and sees the batches it would have seen.
 
-    A run that goes on, or that begins as a branch, is bit for bit the unbroken one where training draws no random
-    numbers. Attention dropout and noise in routers are drawn from torch's generator, which a checkpoint does not hold:
-    such a run goes on with other draws.
+    A run that goes on, or that begins as a branch, is bit for bit the unbroken one, dropout and the noise of routers
+    included: a checkpoint holds every process's random number generators. With another number of processes those are
+    seeded anew, and a warning says so.
+
+    A last checkpoint that is not whole is named in a warning and the one before it used. On SIGTERM the run saves and
+    raises ``Interrupted``, which ends the process with exit code 75.
 
     Args:
         model: the decoder.
@@ -97,7 +107,7 @@ def fit(
         corpus: the tokens.
         folder: the run's folder; made if absent.
         budget: training FLOPs, ``exact`` convention.
-        parallel: processes; one by default.
+        parallel: processes and what each holds; one by default.
         validation_count: windows of validation, the same for every run.
         mixture: rows of a task among those of text; validation is of text alone.
         initial: the decoder's parameters to begin with, as its ``state_dict`` has them; by default random ones.
@@ -111,60 +121,72 @@ def fit(
 
     Raises:
         ValueError: if the settings do not fit the corpus or the devices, ``keep_at`` is beyond the run, the trunk of
-            ``branch`` is not this run's beginning, or the folder has a checkpoint of a run of another model, corpus,
-            mixture, beginning, budget, precision, validation or training, or one without its settings.
+            ``branch`` is not this run's beginning, another run is at work in the folder, or the folder has a checkpoint
+            of a run of another model, corpus, mixture, beginning, budget, precision, validation or training, or one
+            without its settings.
         toolkit.routing.finite.DivergedError: if a router's logits are not finite.
+        CorruptCheckpoint: if the folder's checkpoints are not whole, or ``branch`` is not.
+        CheckpointNotSaved: if a checkpoint cannot be written; those before it are as they were.
+        toolkit.training.health.NotFiniteError: if a loss or gradient is not finite, naming step, rank and layer.
+        RankFailure: if another process of the run is gone, naming its rank.
     """
     parallel = ParallelConfig() if parallel is None else parallel
     parallel.local_batch(training.batch_size)
     parallel.check_launch()
     precision = resolve_precision(training.precision, parallel.device)
     kept = KeptCheckpoints(folder, keep_at, training.steps)
-    last = folder / "checkpoints" / LAST
-    beginning = last if last.exists() else branch
-    settings: dict[str, Any] = {"model": model.to_dict(), "training": asdict(training)}
-    settings |= {"parallel": asdict(parallel), "initial": None if initial is None else _digest(initial)}
-    settings |= {"mixture": None if mixture is None else asdict(mixture) | {"task": repr(mixture.task)}}
-    facts = {"budget": budget, "precision": precision, "validation_windows": validation_count}
-    made_with = {"corpus": corpus.digest, "code": code_version(), "torch": torch.__version__}
-    _begin(folder, training, {**settings, **facts, **made_with}, beginning)
-    lightning.seed_everything(training.seed, verbose=False)
-    if mixture is not None:
-        _require_ids(mixture, corpus, model)
-    module = LanguageModel(model, training, _byte_lengths(corpus, model))
-    if initial is not None:
-        module.decoder.load_state_dict(dict(initial))
-    if precision == "64-true":  # Lightning would load a checkpoint into fp32 first, and round it
-        module.double()
-    data = StepBatches(corpus.train, corpus.validation, training, validation_count, mixture)
-    counter = ComputeBudget(budget)
-    metrics = RunMetrics(folder, counter, training.log_every, hparams or {})
-    monitor = RouterMonitor(folder, training.log_every)
-    callbacks = [counter, metrics, monitor, kept, _checkpoints(folder, training), _throughput()]
-    if report is not None:
-        callbacks.append(ReportProgress(report, training.steps))
-    trainer = _trainer(folder, training, parallel, precision, callbacks, progress_bar)
-    trainer.fit(module, data, ckpt_path=beginning, weights_only=True)
-    trainer.save_checkpoint(last)  # the trained model: the last one on the clock may be minutes older
-    if module.bits_per_byte is None:  # the checkpoint was the finished run's, so nothing was left to train
-        trainer.validate(module, data, verbose=False)
-    return _fitted(trainer, module, counter, metrics, monitor)
+    store, watch, lock = CheckpointStore(folder), PeerWatch(), RunLock(folder)
+    with lock, watch.naming():
+        if is_main_process() and folder.is_dir():
+            lock.take()
+        beginning = store.newest() or branch
+        settings: dict[str, Any] = {"model": model.to_dict(), "training": asdict(training)}
+        settings |= {"parallel": asdict(parallel), "initial": None if initial is None else _digest(initial)}
+        settings |= {"mixture": None if mixture is None else asdict(mixture) | {"task": repr(mixture.task)}}
+        facts = {"budget": budget, "precision": precision, "validation_windows": validation_count}
+        made_with = {"corpus": corpus.digest, "code": code_version(), "torch": torch.__version__}
+        _begin(store, lock, training, {**settings, **facts, **made_with}, beginning)
+        lightning.seed_everything(training.seed, verbose=False)
+        if mixture is not None:
+            _require_ids(mixture, corpus, model)
+        module = LanguageModel(model, training, _byte_lengths(corpus, model))
+        if initial is not None:
+            module.decoder.load_state_dict(dict(initial))
+        if precision == "64-true":  # Lightning would load a checkpoint into fp32 first, and round it
+            module.double()
+        data = StepBatches(corpus.train, corpus.validation, training, validation_count, mixture)
+        counter = ComputeBudget(budget)
+        metrics = RunMetrics(folder, counter, training.log_every, hparams or {})
+        monitor = RouterMonitor(folder, training.log_every)
+        callbacks = [counter, metrics, monitor, ExactResume(), FiniteLoss(), WatchPeers(watch)]
+        callbacks += [kept, _checkpoints(folder, training), SaveOnTerm(store.last), _throughput(parallel)]
+        if report is not None:
+            callbacks.append(ReportProgress(report, training.steps))
+        trainer = _trainer(folder, training, parallel, precision, callbacks, progress_bar, store)
+        trainer.fit(module, data, ckpt_path=beginning, weights_only=True)
+        trainer.save_checkpoint(store.last)  # the trained model: the last one on the clock may be minutes older
+        if module.bits_per_byte is None:  # the checkpoint was the finished run's, so nothing was left to train
+            trainer.validate(module, data, verbose=False)
+        return _fitted(trainer, module, counter, metrics, monitor)
 
 
-def _begin(folder: Path, training: TrainingConfig, settings: dict[str, Any], beginning: Path | None) -> None:
+def _begin(
+    store: CheckpointStore, lock: RunLock, training: TrainingConfig, settings: dict[str, Any], beginning: Path | None
+) -> None:
     """Make the folder and write run.json, once it is sure that the run can begin from that checkpoint, if any.
 
     Where it is the folder's own, what the run learned from must be the same; where another run's, all but the decay.
     Every process checks, since one that found nothing wrong would wait for those that did; the main one writes.
     """
-    branch, trunk = None, None
-    if beginning == folder / "checkpoints" / LAST:
+    folder, trunk, branch = store.folder, None, None
+    if beginning in store.own:
         branch = _require_same_run(folder, settings).get("branch")
     elif beginning is not None:
         trunk = Branch.open(beginning)
         trunk.require_fits(training, settings)
         branch = {"trunk": trunk.trunk.name, "step": trunk.step}
     if is_main_process():
+        lock.take()
         if trunk is not None:
             trunk.copy_history(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -218,16 +240,18 @@ def _trainer(
     precision: str,
     callbacks: list[lightning.Callback],
     progress_bar: bool,
+    store: CheckpointStore,
 ) -> lightning.Trainer:
     _quiet()
     return lightning.Trainer(
         accelerator=parallel.device,
-        devices=parallel.devices,
+        devices=parallel.processes_per_node,
         num_nodes=parallel.num_nodes,
-        strategy=parallel.lightning_strategy,
+        strategy=strategy_of(parallel) if parallel.is_replicated else ShardedStrategy(parallel),
         precision=precision,  # type: ignore[arg-type]
         logger=TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
         callbacks=callbacks,
+        plugins=[store],
         max_epochs=-1,  # ComputeBudget ends the run
         gradient_clip_val=training.gradient_clip,
         val_check_interval=math.ceil(training.steps / training.evaluations),  # and at the end, whenever that is
@@ -241,7 +265,7 @@ def _trainer(
 
 
 def _checkpoints(folder: Path, training: TrainingConfig) -> ModelCheckpoint:
-    return ModelCheckpoint(
+    return ClockCheckpoint(
         folder / "checkpoints",
         train_time_interval=timedelta(minutes=training.checkpoint_minutes),
         save_top_k=0,  # the last one is all: names by step are KeptCheckpoints'
@@ -250,11 +274,15 @@ def _checkpoints(folder: Path, training: TrainingConfig) -> ModelCheckpoint:
     )
 
 
-def _throughput() -> ThroughputMonitor:
-    """Tokens (``items``) and FLOPs per second; Lightning adds the MFU where it knows the chip's peak."""
+def _throughput(parallel: ParallelConfig) -> ThroughputMonitor:
+    """Tokens (``items``) and FLOPs per second; Lightning adds the MFU where it knows the chip's peak.
+
+    Processes that train on the same tokens count their share of them: Lightning multiplies by all processes.
+    """
+    readers = parallel.tensor * parallel.pipeline
     return ThroughputMonitor(
-        batch_size_fn=lambda batch: len(as_examples(batch).input_ids),
-        length_fn=lambda batch: as_examples(batch).input_ids.numel(),
+        batch_size_fn=lambda batch: len(as_examples(batch).input_ids) / readers,  # type: ignore[arg-type, return-value]
+        length_fn=lambda batch: as_examples(batch).input_ids.numel() / readers,  # type: ignore[arg-type, return-value]
         window_size=10,
     )
 

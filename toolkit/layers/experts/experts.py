@@ -109,8 +109,8 @@ class Experts(nn.Module):
 
     def work(self, rows: int) -> list[Work]:
         """The products of ``rows`` (token, expert) pairs: nothing for experts that were not chosen."""
-        first = self.weights.first[0].numel()
-        needed = rows * (first + self.down_proj[0].numel())
+        first, second = (weight.shape[1:].numel() for weight in (self.weights.first, self.down_proj))
+        needed = rows * (first + second)
         again = rows * first / needed if self.recompute and needed else 0.0
         return [Work("experts", needed, needed, needed, computed_backward=2.0 + again)]
 

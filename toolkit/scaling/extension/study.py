@@ -157,14 +157,15 @@ class ExtensionStudy:
 
     def _train(self, stage: PlannedStage, initial: dict[str, Tensor] | None, say: Callable[[str], None]) -> None:
         """Train one stage in its folder, from where it is, unless the table says that it ended."""
-        from toolkit.training.run import LAST, fit
+        from toolkit.training.checkpoints.store import CheckpointStore
+        from toolkit.training.run import fit
 
         kind, name, context = BASE if stage.base else TUNED, stage.method.name, stage.training.context
         if self.table.has(stage.seed, name, kind, context, "training_flops"):
             return
         say(f"{stage.name}: {stage.training.steps:,} steps of {context} tokens, {stage.flops:.3g} FLOPs")
         folder, load = self.folder.run(stage.name), os.getloadavg()[0]
-        if folder.exists() and not (folder / "checkpoints" / LAST).exists():
+        if folder.exists() and not any(path.exists() for path in CheckpointStore(folder).own):
             shutil.rmtree(folder)  # cut off before its first checkpoint: nothing in it can be gone on from
         fitted = fit(
             stage.model, stage.training, self.prepared, folder, stage.budget,

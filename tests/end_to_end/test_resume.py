@@ -1,0 +1,114 @@
+"""A run killed with signal 9 at a random step goes on to be, bit for bit, the run that was not."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from resume_work import KINDS, STEPS, log_of, start
+
+TIMEOUT = 120.0
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """By step; JSON keeps every bit."""
+    table = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines() if line.endswith("}")] if table.exists() else []
+    return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+
+
+def finish(folder: Path, kind: str, world_size: int, **changes: Any) -> None:
+    processes = start(folder, kind, world_size, **changes)
+    for rank, process in enumerate(processes):
+        process.join(TIMEOUT)
+        assert process.exitcode == 0, log_of(folder, rank)
+
+
+def kill_at(folder: Path, kind: str, world_size: int, step: int, **changes: Any) -> int:
+    """Kill all processes when ``step`` is written; the last step that was."""
+    processes, end = start(folder, kind, world_size, **changes), time.monotonic() + TIMEOUT
+    while max(losses(folder), default=0) < step:
+        assert all(process.is_alive() for process in processes), [log_of(folder, r) for r in range(world_size)]
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    for process in processes:
+        os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
+    for process in processes:
+        process.join()
+    return max(losses(folder))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of a run that was left alone, by kind and processes; each is trained once."""
+
+    @functools.cache
+    def trained(kind: str, world_size: int) -> Path:
+        folder = tmp_path_factory.mktemp("unbroken") / f"{kind}{world_size}"
+        finish(folder, kind, world_size)
+        return folder
+
+    return trained
+
+
+def check_trial(unbroken: Any, tmp_path: Path, kind: str, world_size: int, seed: int) -> None:
+    folder, rng = tmp_path / "run", np.random.default_rng(seed)
+    first, second = sorted(rng.choice(np.arange(2, STEPS - 12), 2, replace=False).tolist())
+    reached = kill_at(folder, kind, world_size, first)
+    assert first <= reached < STEPS, "it was to be killed on the way"
+    kill_at(folder, kind, world_size, max(second, reached + 1))
+    finish(folder, kind, world_size)
+    whole = unbroken(kind, world_size)
+    assert list(losses(folder)) == list(range(1, STEPS + 1))
+    assert losses(folder) == losses(whole)
+    one, other = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (folder, whole)
+    )
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    assert len(set(losses(whole).values())) > STEPS // 2  # there is something to agree on
+
+
+@pytest.mark.parametrize(("kind", "world_size", "seed"), [("dense", 1, 0), ("moe", 1, 1), ("moe", 2, 2)])
+def test_killed_twice_it_goes_on_bit_for_bit(
+    unbroken: Any, tmp_path: Path, kind: str, world_size: int, seed: int
+) -> None:
+    """Across epochs, which are nine steps; with dropout, router noise and a moving bias."""
+    check_trial(unbroken, tmp_path, kind, world_size, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 120))
+def test_twenty_trials(unbroken: Any, tmp_path: Path, seed: int) -> None:
+    check_trial(unbroken, tmp_path, KINDS[seed % 2], 1 + seed // 2 % 2, seed)
+
+
+@pytest.mark.parametrize("shard", [2])
+def test_a_sharded_run_writes_folders_and_goes_on_exactly(tmp_path: Path, shard: int) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    finish(whole, "moe", shard, shard=shard)
+    kill_at(folder, "moe", shard, 25, shard=shard)
+    assert (folder / "checkpoints" / "last.ckpt" / "manifest.json").exists() or (folder / "previous.ckpt").is_dir()
+    finish(folder, "moe", shard, shard=shard)
+    assert losses(folder) == losses(whole)
+    assert (folder / "checkpoints" / "last.ckpt" / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_another_number_of_processes_and_in_another_layout(tmp_path: Path) -> None:
+    """Sharded over two, then one process, then sharded again; the losses go on falling from where they were."""
+    folder = tmp_path / "run"
+    kill_at(folder, "dense", 2, 15, shard=2)
+    reached = kill_at(folder, "dense", 1, 30)
+    assert "drawn anew from here on" in log_of(folder, 0)
+    finish(folder, "dense", 2, shard=2)
+    assert list(losses(folder)) == list(range(1, STEPS + 1))
+    before, after = losses(folder)[reached - 1], losses(folder)[reached + 1]
+    assert abs(after - before) < 0.5

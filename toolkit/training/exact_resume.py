@@ -1,0 +1,120 @@
+"""What a run must go on with to be, bit for bit, the one that was not cut off."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class ExactResume(lightning.Callback):
+    """Goes on with what Lightning does not go on with.
+
+    Every process's random number generators are in the checkpoint: Python's, NumPy's, torch's and CUDA's. Dropout and
+    the noise of routers are drawn from them. They are set right before the first batch, after all that starting again
+    draws itself. And the module's ``on_train_epoch_start``, which Lightning leaves out where a run goes on within an
+    epoch, is called.
+
+    A checkpoint of another number of processes has no state for each: the generators are then seeded anew, by seed,
+    step and rank, and a warning says so.
+    """
+
+    def __init__(self) -> None:
+        self._saved: list[dict[str, Any]] | None = None
+        self._begun = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of all processes, by rank; a collective call."""
+        own = capture_random_state()
+        if not dist.is_initialized():
+            return {"ranks": [own]}
+        ranks: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(ranks, own)
+        return {"ranks": ranks}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint; it is set when training starts."""
+        self._saved = state_dict["ranks"]
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        """The next batch is this call's first; what the module sets when an epoch starts, it sets."""
+        self._begun = False
+        if trainer.fit_loop.restarted_mid_epoch:
+            module.on_train_epoch_start()
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        """Set the generators before the first batch of a run that goes on."""
+        if self._begun:
+            return
+        self._begun = True
+        saved, self._saved = self._saved, None
+        if saved is not None and len(saved) == trainer.world_size:
+            restore_random_state(saved[trainer.global_rank])
+        elif trainer.global_step > 0:
+            self._seed_anew(trainer, saved)
+
+    @staticmethod
+    def _seed_anew(trainer: lightning.Trainer, saved: list[dict[str, Any]] | None) -> None:
+        held = "no random state" if saved is None else f"the random state of {len(saved)} processes"
+        warnings.warn(
+            f"The checkpoint holds {held}, and this run has {trainer.world_size}: dropout and the noise of routers, "
+            "if there are any, are drawn anew from here on",
+            stacklevel=2,
+        )
+        seed = np.random.SeedSequence((torch.initial_seed(), trainer.global_step, trainer.global_rank))
+        torch.manual_seed(int(seed.generate_state(1)[0]))
+
+
+class ClockCheckpoint(ModelCheckpoint):
+    """A ``ModelCheckpoint`` that saves between optimizer steps only.
+
+    Lightning looks at the clock after every micro-batch, but gradients that are being accumulated are in no checkpoint.
+    """
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save, if it is time to and the step is done."""
+        if step_is_done(trainer, batch_idx):
+            super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+
+def step_is_done(trainer: lightning.Trainer, batch_idx: int) -> bool:
+    """Whether the optimizer stepped on this batch, where epochs have no end."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+def capture_random_state() -> dict[str, Any]:
+    """This process's generators, as tensors, numbers and text that are read with ``weights_only=True``."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return {
+        "python": (version, torch.tensor(words, dtype=torch.int64), gauss),
+        "numpy": (
+            str(kind),
+            torch.from_numpy(np.asarray(keys, np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if cuda else None,
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Set this process's generators to what :func:`capture_random_state` gave."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

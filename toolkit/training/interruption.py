@@ -1,0 +1,88 @@
+"""A run that is asked to end: it saves, and leaves with a code that says it is to be started again."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Checkpoint
+
+from toolkit.training.exact_resume import step_is_done
+
+START_AGAIN = 75
+"""The exit code: EX_TEMPFAIL of sysexits.h, "try again later"; no signal's (128 + n) and no plain failure's."""
+
+
+class Interrupted(SystemExit):
+    """A run that ended early on SIGTERM, its state saved; as a ``SystemExit`` it ends the process with the code."""
+
+    def __init__(self, checkpoint: Path, step: int) -> None:
+        super().__init__(START_AGAIN)
+        self.checkpoint, self.step = checkpoint, step
+
+    def __str__(self) -> str:
+        return f"interrupted after step {self.step}, which {self.checkpoint} holds; start it again to go on"
+
+
+class SaveOnTerm(Checkpoint):
+    """On SIGTERM in any process, saves after the step that is under way, and raises :class:`Interrupted` in all.
+
+    Processes agree once a step by the sum of one number, so that it is enough to signal one of them; a validation that
+    is under way is finished first. Lightning's own handler, which communicates from within the signal handler, is
+    replaced while the run trains. As a ``Checkpoint`` it comes after the callbacks that count.
+
+    Args:
+        path: of the checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._asked = False
+        self._handler: Callable[..., Any] | int | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Listen; signals can be handled in the main thread only."""
+        self._asked = False
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGTERM, self._note)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and end, if a process was asked to.
+
+        Raises:
+            Interrupted: in every process.
+        """
+        if step_is_done(trainer, batch_idx) and self._anyone_asked(trainer.strategy.root_device):
+            trainer.save_checkpoint(self.path)
+            raise Interrupted(self.path, trainer.global_step)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Give the signal back."""
+        self._leave()
+
+    def on_exception(self, trainer: lightning.Trainer, module: Any, exception: BaseException) -> None:
+        """Give the signal back."""
+        self._leave()
+
+    def _note(self, *_: Any) -> None:
+        self._asked = True
+
+    def _anyone_asked(self, device: torch.device) -> bool:
+        if not dist.is_initialized():
+            return self._asked
+        asked = torch.tensor(float(self._asked), device=device)
+        dist.all_reduce(asked)
+        return asked.item() > 0
+
+    def _leave(self) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
+            self._handler = None

@@ -1,0 +1,141 @@
+"""How Lightning trains a model that is spread over a mesh of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+import torch
+import torch.distributed as dist
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim import Optimizer
+
+from toolkit.parallel import (
+    Meshes,
+    ParallelConfig,
+    build_mesh,
+    full_optimizer_state,
+    full_state_dict,
+    load_full_optimizer_state,
+    load_full_state_dict,
+    parallelize,
+)
+from toolkit.training.parts import own_part
+
+
+class MeshStrategy(DDPStrategy):
+    """Spreads the decoder of a :class:`toolkit.training.LanguageModel` over processes as a ``ParallelConfig`` says.
+
+    Processes are launched, and values reduced, as Lightning's DDP does; the model is not wrapped but changed in place,
+    on its device, once a trainer sets it up. Lightning's ``ModelParallelStrategy`` has two dimensions and no fp64.
+
+    Checkpoints hold the whole model and optimizer, gathered and written by rank 0, as one process would write them: a
+    run can go on with other sizes. Gradients are clipped by the module, over every mesh; batches are chosen by
+    :func:`batch_reader`.
+
+    Args:
+        parallel: the sizes; more than ``data`` above 1.
+    """
+
+    def __init__(self, parallel: ParallelConfig) -> None:
+        # Offloaded gradients are reduced on the GPU and their norm on the CPU.
+        both = parallel.offload and parallel.device == "gpu"
+        super().__init__(process_group_backend="cpu:gloo,cuda:nccl" if both else None)
+        self.parallel = parallel
+        self._meshes: Meshes | None = None
+
+    @property
+    def meshes(self) -> Meshes:
+        """The meshes of the run's processes.
+
+        Raises:
+            ValueError: before a trainer has set the strategy up.
+        """
+        if self._meshes is None:
+            raise ValueError("meshes: there are none before a trainer has set this strategy up")
+        return self._meshes
+
+    def setup(self, trainer: lightning.Trainer) -> None:
+        """Move the model to its device, spread it (once), and make its optimizer."""
+        assert self.accelerator is not None and self.model is not None, "the trainer has set them"
+        self.accelerator.setup(trainer)
+        self.precision_plugin.convert_module(self.model)
+        self.model_to_device()
+        if self._meshes is None:
+            self._spread()
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+
+    def _spread(self) -> None:
+        module: Any = self.lightning_module
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)  # as DDP does: every process begins with rank 0's weights
+        self._meshes = build_mesh(self.parallel, self.root_device.type)
+        parallelize(module.decoder, self._meshes)
+
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """This process's part of the batch that it read, on its device."""
+        return super().batch_to_device(own_part(batch, self._meshes), device, dataloader_idx)
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        """A checkpoint's whole tensors are cut when the model is."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The whole module's state; a collective call."""
+        return full_state_dict(self._module)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Keep this process's part of a whole module's state."""
+        load_full_state_dict(self._module, checkpoint["state_dict"], strict)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The whole optimizer's state; a collective call."""
+        plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        return full_optimizer_state(plain, self._module)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Keep this process's part of the whole optimizers' states."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            load_full_optimizer_state(optimizer, self._module, state)
+
+    def teardown(self) -> None:
+        """Leave the model where it is: its parts can be gathered there only."""
+        assert self.cluster_environment is not None and self.accelerator is not None, "the trainer has set them"
+        self.cluster_environment.teardown()
+        self.precision_plugin.teardown()
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
+
+    @property
+    def _module(self) -> torch.nn.Module:
+        assert self.lightning_module is not None, "the trainer has set it"
+        return self.lightning_module
+
+
+def strategy_of(parallel: ParallelConfig) -> str | MeshStrategy:
+    """What a Trainer is given for ``strategy``: Lightning's own where every process holds a whole model."""
+    return parallel.lightning_strategy if parallel.is_replicated else MeshStrategy(parallel)
+
+
+def batch_reader(trainer: lightning.Trainer) -> tuple[int, int]:
+    """Which of how many different shares of a batch this process reads.
+
+    Processes that share a model's layers, heads or the tokens of a sequence read the same.
+    """
+    strategy = getattr(trainer, "strategy", None)
+    if isinstance(strategy, MeshStrategy):
+        return strategy.meshes.batch_rank, strategy.meshes.batch_count
+    return trainer.global_rank, trainer.world_size
+
+
+def token_parts(trainer: lightning.Trainer) -> int:
+    """Processes that train on different tokens, a part of the batch each, all as large."""
+    strategy = getattr(trainer, "strategy", None)
+    shares = strategy.parallel.context if isinstance(strategy, MeshStrategy) else 1
+    return batch_reader(trainer)[1] * shares
