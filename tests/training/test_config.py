@@ -69,9 +69,10 @@ def test_shares_that_fill_the_run_do_not_overlap_in_steps(steps: int, warmup_sha
 def test_what_the_steps_before_the_decay_depend_on(name: str) -> None:
     """All settings but the run's and the decay's length and depth, and what trains nothing; the warmup in steps."""
     values: dict[str, Any] = {"schedule": "cosine", "precision": "64-true", "validation_block": 256, "warmup_steps": 3}
+    values["recompute"] = "full"
     config = TrainingConfig(steps=100, schedule="wsd", warmup_steps=9)
     other = replace(config, **{name: values[name] if name in values else getattr(config, name) / 2 or 1})
-    free = {"steps", "warmup_share", "decay_share", "final_share", "evaluations", "checkpoint_minutes"}
+    free = {"steps", "warmup_share", "decay_share", "final_share", "evaluations", "checkpoint_minutes", "recompute"}
     assert (other.until_decay == config.until_decay) == (name in free)
 
 

@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from toolkit.checks import require, require_choice, require_positive
+from toolkit.layers.recomputation import require_recompute
 
 SCHEDULES = ("cosine", "wsd")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "64-true")
 OF_THE_DECAY = ("steps", "warmup_share", "warmup_steps", "decay_share", "final_share")
 """Settings by which two ``"wsd"`` runs of one warmup may differ and be the same until the first of them decays."""
-OF_NO_STEP = ("evaluations", "checkpoint_minutes")
+OF_NO_STEP = ("evaluations", "checkpoint_minutes", "recompute")
 """Settings that change nothing of what is learned."""
 
 
@@ -35,6 +36,9 @@ class TrainingConfig:
         beta1, beta2, eps: AdamW's.
         gradient_clip: largest norm of the gradient.
         precision: ``"auto"`` is bf16-mixed where the device does bf16 in hardware, else 32-true.
+        recompute: what layers compute again in the backward pass instead of keeping it: ``"none"``, ``"full"``,
+            ``"selective"`` (all but products, attention and experts), or k for every k-th layer whole; see
+            :func:`toolkit.layers.recomputation.recompute_layers`. It changes memory and time, no value.
         seed: of the initialisation and of the order of the data.
         log_every: steps between two rows of metrics.
         evaluations: how often validation is run during training, evenly spaced, the end included.
@@ -62,6 +66,7 @@ class TrainingConfig:
     eps: float = 1e-8
     gradient_clip: float = 1.0
     precision: str = "auto"
+    recompute: str | int = "none"
     seed: int = 0
     log_every: int = 20
     evaluations: int = 4
@@ -79,6 +84,7 @@ class TrainingConfig:
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require_choice("schedule", self.schedule, SCHEDULES)
         require_choice("precision", self.precision, PRECISIONS)
+        require_recompute(self.recompute)
         self._require_warmup()
 
     def _require_warmup(self) -> None:

@@ -35,8 +35,8 @@ class FiniteLoss(lightning.Callback):
     """Refuses to let the optimizer step on a loss or gradient that is infinite or NaN, in whichever process it is.
 
     Every process then raises, before the weights have changed, with the step, and of each process concerned its rank
-    and layer: the first whose output is not finite though its input is, found by computing the step's batches once more,
-    or the last parameter, in the order of the model, whose gradient is not. Checkpoints stay as they are.
+    and layer: the first whose output is not finite though its input is, found by computing the step's batches again, or
+    the last parameter, in the order of the model, whose gradient is not. Checkpoints stay as they are.
 
     Router logits that are not finite are ``LanguageModel``'s to refuse. It waits for the device once a step, and
     processes agree by the maximum of one number.

@@ -15,6 +15,7 @@ from toolkit.checks import require_choice
 from toolkit.compute import cost
 from toolkit.data import Examples, as_examples
 from toolkit.layers import non_finite_logits, require_finite_routing
+from toolkit.layers.recomputation import recompute_layers
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.parallel import clip_gradients
 from toolkit.routing import LoadBalancingLoss, update_balancers
@@ -46,6 +47,7 @@ class LanguageModel(lightning.LightningModule):
         super().__init__()
         self.model_config, self.training_config = model, training
         self.decoder = Decoder(model)
+        recompute_layers(self.decoder, training.recompute)
         self.flops_per_token = cost(model, training.context).training_flops
         self.forward_flops_per_token = cost(model, training.context).forward_flops
         self.last_loss = torch.tensor(math.nan)  # nats per token of the last training batch, this process

@@ -18,9 +18,9 @@ from toolkit.parallel import (
     build_mesh,
     full_optimizer_state,
     full_state_dict,
-    leave_process_group,
     parallelize,
 )
+from toolkit.parallel.expert import expert_parallel
 from toolkit.training import TrainingConfig, build_optimizer, training_loss
 from toolkit.training.checkpoints import load_portable_state, portable_state, write_checkpoint
 
@@ -101,6 +101,27 @@ def load_experts(folder: str, size: int) -> list[Any]:
     return [dist.get_rank(), experts.weight.to_local().tolist()]
 
 
+def dealt(size: int, seed: int) -> nn.Module:
+    """A decoder whose experts are shared by ``size`` processes."""
+    torch.manual_seed(seed)
+    decoder = Decoder(MODEL).double()
+    if dist.is_initialized():
+        expert_parallel(decoder, init_device_mesh("cpu", (size,), mesh_dim_names=("expert",)))
+    return decoder
+
+
+def save_moe(folder: str, size: int) -> Table:
+    decoder = dealt(size, seed=1)
+    write_checkpoint(portable_state(decoder), Path(folder), sharded=True)
+    return {name: tensor.numpy() for name, tensor in full_state_dict(decoder).items()}
+
+
+def load_moe(folder: str, size: int) -> Table:
+    decoder = dealt(size, seed=2)
+    load_portable_state(Path(folder), decoder)
+    return {name: tensor.numpy() for name, tensor in full_state_dict(decoder).items()}
+
+
 def save_stage(folder: str) -> None:
     """Each process has other layers, as the stages of a pipeline do."""
     rank = dist.get_rank()
@@ -128,6 +149,3 @@ def fail_to_write(folder: str, broken: int) -> str:
     except OSError as error:
         return str(error)
     return ""
-
-
-__all__ = ["fail_to_write", "leave_process_group", "load", "load_experts", "save", "save_experts", "save_stage"]

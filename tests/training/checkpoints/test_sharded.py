@@ -14,8 +14,10 @@ from checkpoint_work import (
     fail_to_write,
     load,
     load_experts,
+    load_moe,
     save,
     save_experts,
+    save_moe,
     save_stage,
 )  # fmt: skip
 from gloo import run_processes
@@ -96,6 +98,15 @@ def test_experts_are_dealt_anew_by_their_places_in_the_whole(
     whole = torch.arange(24.0, dtype=torch.float64).view(4, 3, 2).chunk(second[1])
     for rank, own in run_processes(second[0], load_experts, str(tmp_path / "x.ckpt"), second[1]):
         assert own == whole[rank % second[1]].tolist()
+
+
+def test_a_mixture_s_experts_shared_by_two_are_read_whole_by_one_and_dealt_again(tmp_path: Path) -> None:
+    expected = run_processes(2, save_moe, str(tmp_path / "x.ckpt"), 2)[0]
+    table = json.loads((tmp_path / "x.ckpt" / "tensors.json").read_text())
+    assert len(table["state_dict/blocks.1.feed_forward.experts.down_proj"]["pieces"]) == 2
+    require_same(load_moe(str(tmp_path / "x.ckpt"), 1), expected)
+    for found in run_processes(2, load_moe, str(tmp_path / "x.ckpt"), 2):
+        require_same(found, expected)
 
 
 def test_what_only_some_processes_have_is_joined(tmp_path: Path) -> None:

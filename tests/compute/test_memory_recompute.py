@@ -1,0 +1,111 @@
+"""Bytes that training keeps where layers are computed again, against what is alive after a forward."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+
+import pytest
+import torch
+from compute_cases import CONFIGS, decoder_config
+from torch import Tensor
+
+from toolkit.compute import memory
+from toolkit.layers.recomputation import recompute_layers
+from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
+from toolkit.training import training_loss
+
+BATCH, LENGTH = 8, 128
+POLICIES = ("full", "selective", 2)
+BLOCK = BlockConfig(AttentionConfig(heads=4, kv_heads=2), MoEConfig(24, 8, 2, shared_experts=1, shared_gate=True))
+DEEP = {
+    "dense": decoder_config(*[BlockConfig(AttentionConfig(heads=2), FeedForwardConfig(96))] * 6),
+    "gelu": decoder_config(*[BlockConfig(AttentionConfig(heads=2), FeedForwardConfig(96, "gelu"))] * 4),
+    "moe": decoder_config(*[BLOCK] * 6),
+    "soft": decoder_config(
+        *[BlockConfig(AttentionConfig(heads=2), MoEConfig(24, 4, 1, router="SoftRouter(slots=4)", causal=False))] * 4
+    ),
+    "depths": decoder_config(*[replace(BLOCK, depth_capacity=0.5)] * 4),
+    "scored": replace(CONFIGS["scored"], blocks=CONFIGS["scored"].blocks * 4),
+    "mixed": CONFIGS["mixed"],
+}
+
+
+def alive_bytes(decoder: Decoder, seq_len: int, precision: str) -> int:
+    """Bytes that a training forward leaves alive until its backward, parameters left out; storages counted once.
+
+    What autograd saves goes through its hooks; what selective checkpointing caches is held by Python objects.
+    """
+    saved: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    windows = torch.randint(decoder.config.vocab_size, (BATCH, seq_len + 1))
+    mixed = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
+    gc.freeze()  # what is there already is not looked through
+    with mixed, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss, _ = training_loss(decoder, windows)
+    held = [each for each in gc.get_objects() if type(each) is Tensor]
+    gc.unfreeze()
+    for tensor in held:
+        saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+    assert loss.requires_grad
+    weights = {each.untyped_storage().data_ptr() for each in (*decoder.parameters(), windows)}
+    shapes = {tuple(each.shape) for each in decoder.parameters()}
+    return sum(
+        tensor.untyped_storage().nbytes()
+        for pointer, tensor in saved.items()
+        if pointer not in weights and not (tensor.dtype == torch.bfloat16 and _as_a_weight(tensor, shapes))
+    )
+
+
+def _as_a_weight(tensor: Tensor, shapes: set[tuple[int, ...]]) -> bool:
+    """Whether it is autocast's copy of one, which is a parameter's bytes and no activation's."""
+    shape = tuple(tensor.shape)
+    return shape in shapes or shape[::-1] in shapes
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("config", DEEP.values(), ids=DEEP)
+def test_what_is_kept_is_what_is_alive(config: DecoderConfig, policy: str | int, precision: str) -> None:
+    decoder = Decoder(config)
+    recompute_layers(decoder, policy)
+    found = alive_bytes(decoder, LENGTH, precision)
+    planned = memory(config, BATCH, LENGTH, precision, recompute=policy)
+    assert planned.activations == pytest.approx(found, rel=0.15)
+
+
+@pytest.mark.parametrize("config", DEEP.values(), ids=DEEP)
+def test_policies_keep_less_the_more_they_compute_again(config: DecoderConfig) -> None:
+    kept = {policy: memory(config, BATCH, LENGTH, recompute=policy) for policy in ("none", 2, "selective", "full")}
+    assert kept["full"].activations < kept["selective"].activations < kept["none"].activations
+    assert kept["full"].activations <= kept[2].activations < kept["none"].activations
+    assert kept["none"].recomputed == 0 < kept["selective"].recomputed < kept["full"].recomputed
+    assert memory(config, BATCH, LENGTH, recompute=1) == kept["full"]
+
+
+def test_full_keeps_one_input_a_layer_and_computes_one_layer_at_a_time() -> None:
+    """Korthikanti et al. 2022, table 2: s b h numbers a layer (they are fp32 here), the other layers' gone."""
+    config = DEEP["dense"]
+    short = replace(config, blocks=config.blocks[:2])
+    long, few = (memory(each, BATCH, LENGTH, recompute="full") for each in (config, short))
+    assert long.activations - few.activations == 4 * 4 * BATCH * LENGTH * config.dim
+    assert long.recomputed == few.recomputed
+    one = memory(short, BATCH, LENGTH).activations - memory(short, BATCH, LENGTH, recompute="full").activations
+    assert 2 * few.recomputed == one
+
+
+def test_copies_of_weights_are_not_kept_for_what_is_cast_again() -> None:
+    config = DEEP["moe"]
+    kept = memory(config, BATCH, LENGTH, "bf16-mixed", recompute="full").parameters
+    none = memory(config, BATCH, LENGTH, "bf16-mixed").parameters
+    layers = sum(each.numel() for each in Decoder(config).blocks.parameters())
+    assert none - kept == 2 * layers
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="recompute='most': it must be 'none', 'full'"):
+        memory(DEEP["moe"], 1, 8, recompute="most")

@@ -1,0 +1,153 @@
+"""What training or serving a decoder keeps in memory, on one device of those that share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from toolkit.checks import require, require_choice, require_positive
+from toolkit.compute.cost import shapes_of
+from toolkit.compute.memory.activations import Tokens, kept_bytes, output_bytes, rerun_bytes
+from toolkit.compute.memory.buffers import buffer_bytes
+from toolkit.compute.memory.spread import Numbers, Spread, layer_numbers, stage_numbers
+from toolkit.layers.recomputation import Recompute, layer_policies
+from toolkit.models import BlockConfig, DecoderConfig
+from toolkit.parallel import ParallelConfig
+
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
+
+    Attributes:
+        parameters: weights; with ``bf16-mixed`` also the bf16 copies autocast keeps for backward.
+        gradients: one fp32 number a parameter.
+        optimizer: AdamW's two moments.
+        activations: what the backward pass reads of one batch; of a MoE, what its router and its triples take.
+        kv_cache: keys and values of one batch of ``seq_len`` tokens when decoding; not in ``training``.
+        recomputed: what the layer that keeps the most computes again, while its backward pass runs.
+        communication: buffers: gathered parameters, gradients on their way, tokens of other processes.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    kv_cache: int
+    recomputed: int = 0
+    communication: int = 0
+
+    @property
+    def training(self) -> int:
+        """All that training one batch keeps at its peak."""
+        return sum(self.components.values())
+
+    @property
+    def components(self) -> dict[str, int]:
+        """What ``training`` is the sum of, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "kv_cache"}
+
+    @property
+    def dominant(self) -> str:
+        """The largest of the components."""
+        return max(self.components, key=self.components.__getitem__)
+
+
+def memory(
+    config: DecoderConfig,
+    batch_size: int,
+    seq_len: int,
+    precision: str = "32-true",
+    parallel: ParallelConfig | None = None,
+    recompute: Recompute = "none",
+) -> Memory:
+    """Bytes that training (AdamW) and decoding ``config`` keep, on the device that keeps the most.
+
+    Args:
+        config: the decoder.
+        batch_size: sequences that a device takes at once, as one of data * shard readers. With ``pipeline`` they are as
+            many micro-batches as there are stages, of which the first stage keeps all and the last one (1F1B).
+        seq_len: tokens in each; a device has 1 / context of them.
+        precision: ``"32-true"``, or ``"bf16-mixed"``: fp32 weights, products in bf16 under autocast.
+        parallel: processes and what each of them holds; None for one.
+        recompute: what layers compute again, see :func:`toolkit.layers.recomputation.recompute_layers`.
+
+    Routed experts are taken to be balanced over the processes that share them. What an allocator wastes, and what a
+    library keeps for itself, is not in it.
+
+    Raises:
+        ValueError: if a size is not positive, the precision or policy unknown, or the decoder cannot be shared so.
+
+    Source: activations: the counting of Korthikanti et al. 2022 (arXiv 2205.05198), section 4, for these layers;
+    states over processes: Rajbhandari et al. 2020 (arXiv 1910.02054), section 5; stages: Narayanan et al. 2021
+    (arXiv 2104.04473), section 2.2.
+    """
+    require_positive(batch_size=batch_size, seq_len=seq_len)
+    require_choice("precision", precision, PRECISIONS)
+    low = 2 if precision == "bf16-mixed" else 4
+    parallel = ParallelConfig() if parallel is None else parallel
+    layers, spread = len(config.blocks), Spread(parallel)
+    require(parallel.pipeline <= layers, "pipeline", parallel.pipeline, f"at most {layers}, the layers")
+    shared = parallel.context * spread.stream
+    right = f"a multiple of context * tensor = {shared}"
+    require(seq_len % shared == 0, "seq_len", seq_len, right)
+    policies = layer_policies(recompute, layers)
+    tokens = Tokens(batch_size, seq_len // parallel.context, low, spread)
+    return max((_stage(config, tokens, stage, policies) for stage in range(parallel.pipeline)), key=_in_all)
+
+
+def _in_all(stage: Memory) -> int:
+    return stage.training
+
+
+def _stage(config: DecoderConfig, tokens: Tokens, stage: int, policies: list[str]) -> Memory:
+    """One pipeline stage; without a pipeline there is one."""
+    spread, parallel = tokens.spread, tokens.spread.parallel
+    stages, mine = parallel.pipeline, spread.stages(len(config.blocks))[stage]
+    numbers = stage_numbers(config, parallel, stage)
+    held, micro_batch = tokens.share(stages - stage, stages), tokens.share(1, stages)
+    built = shapes_of(config).blocks
+    layers = [(config.blocks[layer], built[layer], policies[layer]) for layer in mine]
+    activations = sum(kept_bytes(block, layer, config.dim, held, policy) for block, layer, policy in layers)
+    if stage == stages - 1:
+        activations += output_bytes(config, held)
+    here = _on_device(numbers, parallel)
+    return Memory(
+        parameters=4 * here + 2 * _copies(config, tokens, stage, policies),
+        gradients=4 * here,
+        optimizer=8 * here,
+        activations=activations,
+        kv_cache=round(sum(_cache_bytes(config.blocks[layer], config.dim, tokens) for layer in mine)),
+        recomputed=max(rerun_bytes(block, layer, config.dim, micro_batch, policy) for block, layer, policy in layers),
+        communication=buffer_bytes(config, micro_batch, stage),
+    )
+
+
+def _on_device(numbers: Numbers, parallel: ParallelConfig) -> int:
+    """Numbers kept between steps on the device: offloaded ones are on the host, but for shared experts."""
+    return numbers.computed - numbers.gathered if parallel.offload else numbers.kept
+
+
+def _copies(config: DecoderConfig, tokens: Tokens, stage: int, policies: list[str]) -> int:
+    """Numbers in bf16 that autocast's casts keep for the backward pass, of layers that are not computed again.
+
+    Weights that FSDP2 gathers in bf16 are not cast.
+    """
+    spread, parallel = tokens.spread, tokens.spread.parallel
+    if tokens.low == 4:
+        return 0
+    layers = layer_numbers(config, parallel)
+    mine = spread.stages(len(layers))[stage]
+    again = sum((layers[layer] for layer in mine if policies[layer] != "none"), Numbers())
+    total = stage_numbers(config, parallel, stage)
+    in_bf16 = spread.gathers and parallel.gather_dtype == "bf16"
+    return total.computed - again.computed - (total.gathered - again.gathered if in_bf16 else 0)
+
+
+def _cache_bytes(block: BlockConfig, dim: int, tokens: Tokens) -> float:
+    """Keys and values of one layer that the whole batch keeps while decoding."""
+    attention = block.attention
+    width = 2 * attention.key_heads * (attention.head_dim or dim // attention.heads) // tokens.spread.tensor
+    share = 1.0 if block.depth_capacity is None else block.depth_capacity
+    return tokens.count * tokens.low * share * width

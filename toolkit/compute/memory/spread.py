@@ -1,0 +1,150 @@
+"""What one process of a :class:`toolkit.parallel.ParallelConfig` has of tokens, layers and parameters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from torch import nn
+
+from toolkit.checks import require
+from toolkit.compute.cost import shapes_of
+from toolkit.layers.experts import Experts
+from toolkit.models import DecoderConfig
+from toolkit.parallel import ParallelConfig
+from toolkit.parallel.tensor.shares import shares
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The sizes that memory depends on.
+
+    Attributes:
+        parallel: all of them.
+    """
+
+    parallel: ParallelConfig
+
+    @property
+    def tensor(self) -> int:
+        """Processes that share heads, hidden units and vocabulary."""
+        return self.parallel.tensor
+
+    @property
+    def stream(self) -> int:
+        """Processes that share the residual stream of the tokens they compute together."""
+        return self.tensor if self.parallel.sequence_parallel else 1
+
+    @property
+    def expert(self) -> int:
+        """Processes that share routed experts."""
+        return self.parallel.expert
+
+    @property
+    def cut(self) -> int:
+        """Processes over which FSDP2 cuts parameters: ``context`` is folded into ``shard``."""
+        return self.parallel.shard * self.parallel.context
+
+    @property
+    def replicated(self) -> bool:
+        """Whether DDP averages the gradients of whole models."""
+        return self.parallel.is_replicated and self.parallel.world_size > 1
+
+    @property
+    def gathers(self) -> bool:
+        """Whether FSDP2 gathers parameters before a layer runs; it averages over ``data`` alone too."""
+        return not self.parallel.is_replicated and self.parallel.data_size * self.cut > 1
+
+    def stages(self, layers: int) -> list[range]:
+        """The layers of each pipeline stage, first to last, as evenly as they go."""
+        stages = self.parallel.pipeline
+        return [range(layers * stage // stages, layers * (stage + 1) // stages) for stage in range(stages)]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How many numbers of a module's parameters one process has.
+
+    Attributes:
+        kept: between steps: what its optimizer updates.
+        computed: while the module runs, its parameters gathered: those that tensor and expert do not share out.
+        gathered: of these, what FSDP2 gathers: all but shared experts.
+    """
+
+    kept: int = 0
+    computed: int = 0
+    gathered: int = 0
+
+    def __add__(self, other: Numbers) -> Numbers:
+        return Numbers(self.kept + other.kept, self.computed + other.computed, self.gathered + other.gathered)
+
+
+@lru_cache(maxsize=512)
+def layer_numbers(config: DecoderConfig, parallel: ParallelConfig) -> tuple[Numbers, ...]:
+    """Of each layer of the decoder, on the process with the largest part.
+
+    Raises:
+        ValueError: if heads, hidden units or experts cannot be shared evenly.
+    """
+    spread = Spread(parallel)
+    return tuple(_numbers(block, spread) for block in shapes_of(config).blocks)
+
+
+@lru_cache(maxsize=512)
+def outer_numbers(config: DecoderConfig, parallel: ParallelConfig) -> dict[str, Numbers]:
+    """Of ``"embedding"``, ``"norm"`` and, where it has a matrix of its own, ``"head"``.
+
+    Raises:
+        ValueError: if the vocabulary cannot be shared evenly.
+    """
+    spread, decoder = Spread(parallel), shapes_of(config)
+    right = f"a multiple of tensor={spread.tensor}"
+    require(config.vocab_size % spread.tensor == 0, "vocab_size", config.vocab_size, right)
+    rows = config.vocab_size // spread.tensor, config.dim
+    found = {"embedding": _whole(rows, spread.cut), "norm": _numbers(decoder.norm, spread)}
+    return found if decoder.head is None else found | {"head": _whole(rows, spread.cut)}
+
+
+def stage_numbers(config: DecoderConfig, parallel: ParallelConfig, stage: int) -> Numbers:
+    """Of one pipeline stage: its layers; of the first the embedding, of the last norm and head.
+
+    A tied head is a copy of the embedding where the two are of different stages.
+    """
+    spread, layers, outer = Spread(parallel), layer_numbers(config, parallel), outer_numbers(config, parallel)
+    total = sum((layers[layer] for layer in spread.stages(len(layers))[stage]), Numbers())
+    first, last = stage == 0, stage == parallel.pipeline - 1
+    if first:
+        total += outer["embedding"]
+    if last:
+        total += outer["norm"] + outer.get("head", Numbers() if first else outer["embedding"])
+    return total
+
+
+def _numbers(module: nn.Module, spread: Spread) -> Numbers:
+    """Of every parameter of ``module``."""
+    total = Numbers()
+    for part in module.modules():
+        experts = isinstance(part, Experts) and spread.expert > 1
+        cut = shares(part, spread.tensor) if spread.tensor > 1 else {}
+        for name, parameter in part.named_parameters(recurse=False):
+            shape = list(parameter.shape)
+            if name in cut and cut[name].dim is not None:
+                shape[cut[name].dim or 0] //= spread.tensor
+            total += _shared_experts(shape, spread.expert) if experts else _whole(tuple(shape), spread.cut)
+    return total
+
+
+def _whole(shape: tuple[int, ...], cut: int) -> Numbers:
+    """Gathered whole, and kept in rows: the first of ``cut`` processes has the most, ceil(rows / cut)."""
+    rows, *rest = shape or (1,)
+    count = math.prod(shape)
+    return Numbers(-(-rows // cut) * math.prod(rest), count, count)
+
+
+def _shared_experts(shape: list[int], expert: int) -> Numbers:
+    """Experts stay where they are, in expert_data copies."""
+    right = f"a multiple of expert={expert}"
+    require(shape[0] % expert == 0, "num_experts", shape[0], right)
+    count = math.prod((shape[0] // expert, *shape[1:]))
+    return Numbers(count, count, 0)

@@ -1,0 +1,246 @@
+"""Steps of training through a pipeline, for a plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from toolkit.checks import require, require_positive
+from toolkit.models import Decoder
+from toolkit.parallel.clip import gradient_norm
+from toolkit.parallel.config import ParallelConfig
+from toolkit.parallel.mesh import Meshes
+from toolkit.parallel.pipeline.balance import layer_costs, split_layers
+from toolkit.parallel.pipeline.gather import gather_stages
+from toolkit.parallel.pipeline.losses import count_losses
+from toolkit.parallel.pipeline.schedule import build_schedule, build_stage, require_schedule
+from toolkit.parallel.pipeline.stage import DecoderStage, keep_layers
+from toolkit.parallel.pipeline.tied import TiedEmbedding
+from toolkit.routing import LoadBalancingLoss, RoutingStats
+from toolkit.routing.ownership import require_own_parts
+from toolkit.routing.reduce import set_batch_group
+
+OTHERS = ("shard", "context", "tensor", "expert")
+
+
+@dataclass(frozen=True)
+class PipelineLosses:
+    """Losses of a step, scalars, the same in every process of a pipeline; of this pipeline's part of the batch.
+
+    Attributes:
+        task: mean over micro-batches of what the loss function gave.
+        auxiliary: the routers', by name: mean over micro-batches, and over the layers of all stages that have it.
+    """
+
+    task: Tensor
+    auxiliary: dict[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """What was minimised."""
+        return self.task + sum(self.auxiliary.values())
+
+
+def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy in nats: logits (batch, length, vocab_size), labels int64 (batch, length), -100 left out."""
+    compute = torch.promote_types(logits.dtype, torch.float32)
+    return F.cross_entropy(logits.flatten(0, 1).to(compute), labels.flatten())
+
+
+class PipelineTrainer:
+    """Forward and backward of a decoder whose layers several processes share.
+
+    Layers are split by :func:`layer_costs` and :func:`split_layers`; torch's schedules run them. A step is exactly that
+    of one process that accumulates the gradients of the same micro-batches, each weighing 1 / micro_batches: a loss
+    over a micro-batch's tokens, such as the z-loss, is over those, and the task's loss a mean of means. A balance
+    loss over the global batch counts over the processes of ``data``, and each micro-batch sees the counts of those
+    before and its own (:class:`toolkit.routing.LoadBalancingLoss`). Routers' losses are means over the layers of all
+    stages. Random numbers (dropout, routers' noise) are each process's own, as without a pipeline they would not be.
+
+    A tied head and the embedding are two copies, in the first and the last process. Each gets the sum of both gradients
+    at the end of a step, so that the same optimizer keeps them the same.
+
+    Between two stages a step sends micro_batches * (batch / micro_batches) * length * dim numbers forward and as many
+    backward; a tied embedding adds one sum of its gradient. With ``data`` above 1 each stage is averaged over its
+    copies by ``DistributedDataParallel``, in the last micro-batch's backward.
+
+    Args:
+        decoder: whole, the same in every process, on its device; changed in place, it keeps this process's layers.
+        meshes: of all processes; ``pipeline`` above 1, and besides it ``data`` only.
+        length: tokens of a sequence, for which layers' work is counted.
+        micro_batches: parts of a process's batch.
+        schedule: ``"1f1b"`` (Narayanan et al. 2019, PipeDream, arXiv 1806.03377) keeps activations of at most as many
+            micro-batches as there are stages, ``"gpipe"`` (Huang et al. 2018, arXiv 1811.06965) of all;
+            ``"interleaved"`` gives each process ``stages_per_process`` stages that are not neighbours, for a smaller
+            bubble and as many times the bytes (Narayanan et al. 2021, arXiv 2104.04473, section 2.2).
+        stages_per_process: with ``"interleaved"``.
+        loss: (logits, labels) of a micro-batch -> scalar.
+
+    Attributes:
+        decoder: with this process's layers; an optimizer's, a balancer's and a state dict's.
+        layers: of every stage.
+        stages: those of this process.
+
+    Raises:
+        ValueError: if ``pipeline`` is 1, or another size than ``data`` above 1; if there are more stages than layers;
+            if a count is not positive or ``schedule`` unknown, or its micro-batches do not fit it.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        meshes: Meshes,
+        *,
+        length: int,
+        micro_batches: int,
+        schedule: str = "1f1b",
+        stages_per_process: int = 1,
+        loss: Callable[[Tensor, Tensor], Tensor] = token_loss,
+    ) -> None:
+        require_alone(meshes.config)
+        require_schedule(schedule, meshes.config.pipeline, micro_batches, stages_per_process)
+        require_own_parts(decoder)
+        self.decoder, self.meshes, self.micro_batches, self.loss = decoder, meshes, micro_batches, loss
+        self.group = meshes.world["pipeline"].get_group()
+        self._kind = schedule
+        self._schedule: Any = None
+        self._shape: tuple[int, int] | None = None
+        costs, head = layer_costs(decoder, length)
+        size = meshes.config.pipeline
+        self.layers = split_layers(costs, size * stages_per_process, head)
+        own = range(meshes.rank_in("pipeline"), len(self.layers), size)
+        counted = count_losses(decoder)
+        self._names = list(counted)
+        keep_layers(decoder, {layer for place in own for layer in self.layers[place]})
+        self.stages = [DecoderStage(decoder, self.layers[place], counted, micro_batches) for place in own]
+        self._called = [(place, self._averaged(stage)) for place, stage in zip(own, self.stages, strict=True)]
+        self._tied = TiedEmbedding(decoder, meshes)
+        set_batch_group(meshes.tokens)
+        for module in decoder.modules():
+            if isinstance(module, LoadBalancingLoss):
+                module.micro_batches = micro_batches
+
+    def step(
+        self, input_ids: Tensor, labels: Tensor, *, valid: Tensor | None = None, sequence_ids: Tensor | None = None
+    ) -> PipelineLosses:
+        """Forward and backward of all micro-batches; gradients are added to those that are there. Collective.
+
+        Args:
+            input_ids: int64 (batch, length), the same in every process of a pipeline.
+            labels: int64 (batch, length), what follows each token; -100 where nothing is asked.
+            valid, sequence_ids: see :meth:`toolkit.models.Decoder.forward`.
+
+        Raises:
+            ValueError: if the shapes differ, or the batch does not divide by the micro-batches, before anything is
+                sent.
+        """
+        tables = {"labels": labels, "valid": valid, "sequence_ids": sequence_ids}
+        for name, table in tables.items():
+            fits = table is None or table.shape == input_ids.shape
+            require(fits, f"{name}.shape", table is not None and tuple(table.shape), f"{tuple(input_ids.shape)}")
+        schedule = self._scheduled(*self._micro_batch(input_ids))
+        known = {"input_ids": input_ids, "valid": valid, "sequence_ids": sequence_ids}
+        told = {name: table for name, table in known.items() if table is not None}
+        for stage in self.stages:
+            stage.reset()
+        found: list[Tensor] = []
+        first, last = self.stages[0].is_first, self.stages[-1].is_last
+        args, target = (input_ids,) if first else (), labels if last else None
+        with self._tied.summed():
+            schedule.step(*args, target=target, losses=found if last else None, return_outputs=False, **told)
+        return self._reported(found)
+
+    def clip_gradients(self, max_norm: float) -> Tensor:
+        """Scale all gradients by min(1, max_norm / (norm + 1e-6)), in place; the whole model's norm before, a scalar.
+
+        A collective call. A tied embedding's gradient, which two processes have, is counted once.
+
+        Raises:
+            ValueError: if ``max_norm`` is not positive.
+        """
+        require_positive(max_norm=max_norm)
+        parameters = list(self.decoder.parameters())
+        counted = [parameter for parameter in parameters if parameter is not self._tied.copy]
+        norm = gradient_norm(counted, self.group)
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        return norm
+
+    def routing_stats(self) -> dict[str, RoutingStats]:
+        """What each MoE routed in the last step, by its path in the whole decoder; the same in every process.
+
+        Sums over the micro-batches and the processes whose tokens differ. A collective call.
+        """
+        own = {name: stats.all_reduce().pack() for stage in self.stages for name, stats in stage.stats.items()}
+        return {name: RoutingStats.unpack(packed) for name, packed in gather_stages(own, self.group).items()}
+
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """The whole decoder's state dict, on the host; a collective call."""
+        return gather_stages(self.decoder.state_dict(), self.group)
+
+    def full_gradients(self) -> dict[str, Tensor]:
+        """The gradients that the whole decoder's parameters have, by name, on the host; a collective call."""
+        parameters = self.decoder.named_parameters()
+        own = {name: each.grad for name, each in parameters if each.grad is not None}
+        return gather_stages(own, self.group)
+
+    def _averaged(self, stage: DecoderStage) -> nn.Module:
+        """The stage as it is called; balancers' biases need no copying, they move alike in every copy."""
+        if self.meshes.config.data == 1:
+            return stage
+        group = self.meshes.world["data"].get_group()
+        return DistributedDataParallel(stage, process_group=group, broadcast_buffers=False)
+
+    def _micro_batch(self, input_ids: Tensor) -> tuple[int, int]:
+        """(batch, length) of one."""
+        require(input_ids.ndim == 2, "input_ids.shape", tuple(input_ids.shape), "(batch, length)")
+        batch, length = input_ids.shape
+        parts = self.micro_batches
+        below = batch // parts * parts
+        help_ = (
+            f"a divisor of the batch of {batch}; a batch of {f'{below} or ' if below else ''}{below + parts} would do"
+        )
+        require(batch > 0 and batch % parts == 0, "micro_batches", parts, help_)
+        return batch // parts, length
+
+    def _scheduled(self, batch: int, length: int) -> Any:
+        """torch's schedule for micro-batches of this shape."""
+        if self._schedule is None or self._shape != (batch, length):
+            size = len(self.layers)
+            stages = [build_stage(called, place, size, (batch, length), self.group) for place, called in self._called]
+            self._schedule = build_schedule(self._kind, stages, self.micro_batches, self._weighed)
+            self._shape = batch, length
+        return self._schedule
+
+    def _weighed(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """A micro-batch's part of the mean."""
+        return self.loss(logits, labels) / self.micro_batches
+
+    def _reported(self, found: list[Tensor]) -> PipelineLosses:
+        """The losses of all stages: one sum over the pipeline."""
+        sums = torch.zeros(1 + len(self._names), dtype=torch.float64, device=next(self.decoder.parameters()).device)
+        if found:
+            sums[0] = torch.stack([loss.detach() for loss in found]).sum()
+        for stage in self.stages:
+            for name, loss in stage.auxiliary.items():
+                sums[1 + self._names.index(name)] += loss
+        dist.all_reduce(sums, group=self.group)
+        task, *others = sums.unbind()
+        return PipelineLosses(task, dict(zip(self._names, others, strict=True)))
+
+
+def require_alone(config: ParallelConfig) -> None:
+    """Refuse sizes that a pipeline does not stand beside.
+
+    Raises:
+        ValueError: if ``pipeline`` is 1, or another than ``data`` above 1.
+    """
+    require(config.pipeline > 1, "pipeline", config.pipeline, "2 or more")
+    for name in OTHERS:
+        require(getattr(config, name) == 1, name, getattr(config, name), "1 with a pipeline, beside which data may be")
