@@ -101,6 +101,11 @@ def refusal(
         ("--strategy fsdp", "strategy='fsdp': it must be one of 'auto', 'ddp'"),
         ("--workers -1", "workers=-1: it must be 0 (automatic) or more"),
         ("--threads 0", "threads=0: it must be positive"),
+        ("--launcher nope", "launcher='nope': it must be one of 'local', 'slurm'"),
+        ("--launcher slurm --workers 2", "workers=2: it must be 0 with launcher='slurm', which has jobs_at_once"),
+        ("--launcher slurm --devices 2", "launcher='slurm': it must be 'local' when a run has several devices"),
+        ("--slurm.gpus_per_task 2", "gpus_per_task=2: it must be 0 or 1: a run has one device"),
+        ("--slurm.jobs_at_once 0", "jobs_at_once=0: it must be positive"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named_with_what_would_be_right(

@@ -19,6 +19,7 @@ from toolkit.checks import require_choice
 from toolkit.data import CorpusConfig
 from toolkit.parallel import ParallelConfig, is_main_process, leave_process_group
 from toolkit.scaling.folder import StudyFolder
+from toolkit.scaling.launch import SlurmSettings
 from toolkit.scaling.plan import Grid, ModelShape, Shape
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.study import Study
@@ -29,6 +30,8 @@ NOT_RESULTS = (
     "out",
     "other_code",
     "cache",
+    "launcher",
+    "slurm",
     "workers",
     "threads",
     "devices",
@@ -99,6 +102,8 @@ def study_parser(description: str, shape: type[Shape] = ModelShape) -> ArgumentP
     parser.add_argument("--out", type=str, default="", help="the study's folder; by default one of the preset's name")
     parser.add_argument("--cache", type=str, default="runs/corpus", help="folder of tokenised corpora")
     parser.add_argument("--workers", type=int, default=0, help="runs at once; 0: one for every `threads` of the CPU")
+    parser.add_argument("--launcher", type=str, default="local", help="where runs are trained: local, or slurm")
+    parser.add_class_arguments(SlurmSettings, "slurm")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
     parser.add_argument("--other_code", type=bool, default=False, help="go on with runs of another version of the code")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and train nothing")
@@ -152,7 +157,7 @@ def conduct(study: Study, dry_run: bool, report: Callable[[Study, Sequence[RunRe
     announce(study, dry_run)
     if dry_run:
         return
-    with study.folder.alone() if is_main_process() else nullcontext():
+    with study.at_work():
         rows = study.run()
     conclude(lambda: report(study, rows), study.folder.path / "runs")
 
@@ -225,6 +230,8 @@ def make_study(parser: ArgumentParser, settings: Namespace, studies: Path) -> St
         validation_windows=settings.validation_windows,
         settings=resolved(parser, settings, NOT_RESULTS),
         other_code=settings.other_code,
+        launcher=settings.launcher,
+        slurm=made.slurm,
     )
 
 

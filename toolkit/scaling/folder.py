@@ -17,7 +17,7 @@ from toolkit.scaling.table import ResultsTable
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """``path`` holds study.yaml, results.csv, step_seconds.json, runs/<run>/, report.md and its figures."""
+    """``path`` holds study.yaml, results.csv, step_seconds.json, runs/<run>/, claims/, report.md and its figures."""
 
     path: Path
 
@@ -40,6 +40,16 @@ class StudyFolder:
     def step_load(self) -> Path:
         """The machine's load average (1 minute) when the timing of steps began: 1 or less where it was alone."""
         return self.path / "step_load.json"
+
+    @property
+    def claims(self) -> Path:
+        """Who is at work on which run, see :class:`toolkit.scaling.launch.RunClaims`."""
+        return self.path / "claims"
+
+    @property
+    def jobs(self) -> Path:
+        """What a cluster's jobs were given and printed."""
+        return self.path / "jobs"
 
     def run(self, name: str) -> Path:
         """One run's own folder."""

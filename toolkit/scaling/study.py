@@ -8,20 +8,23 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from toolkit.checks import require, require_positive
+from toolkit.checks import require, require_choice, require_positive
 from toolkit.data import Corpus, CorpusConfig, prepare_corpus, validation_windows
 from toolkit.files import write_atomically
 from toolkit.parallel import ParallelConfig, is_main_process
 from toolkit.scaling.claims import number
 from toolkit.scaling.document import StudyDescription
 from toolkit.scaling.folder import StudyFolder
+from toolkit.scaling.launch import LAUNCHERS, SlurmSettings
+from toolkit.scaling.launch.slurm import require_submitit
 from toolkit.scaling.origin import require_one_origin
 from toolkit.scaling.plan import Grid, PlannedRun, Shape, data_warnings, grid_warnings, plan_isoflop
 from toolkit.scaling.plan.branches import branches, flops_trained, require_branches
@@ -62,6 +65,8 @@ class Study:
         settings: everything that determines the results, as YAML.
         other_code: go on where the folder's finished runs were trained by another version of the code.
         rates: learning rates that a search found, by family; None for the recipe's own.
+        launcher: where runs are trained: ``"local"``, on this machine, or ``"slurm"``, a job each.
+        slurm: what jobs ask of the cluster.
     """
 
     corpus: CorpusConfig
@@ -77,6 +82,8 @@ class Study:
     settings: str
     other_code: bool = False
     rates: Mapping[str, float] | None = None
+    launcher: str = "local"
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
 
     def __post_init__(self) -> None:
         require(self.workers >= 0, "workers", self.workers, "0 (automatic) or more")
@@ -88,6 +95,10 @@ class Study:
         enough = self.validation_windows >= self.parallel.world_size
         require(enough, "validation_windows", self.validation_windows, "at least one for every process")
         require(alone or self.workers <= 1, "workers", self.workers, "0 or 1 when a run has several devices")
+        require_choice("launcher", self.launcher, LAUNCHERS)
+        if self.launcher == "slurm":
+            require(alone, "launcher", self.launcher, "'local' when a run has several devices")
+            require(self.workers == 0, "workers", self.workers, "0 with launcher='slurm', which has jobs_at_once")
 
     @cached_property
     def prepared(self) -> Corpus:
@@ -133,6 +144,8 @@ class Study:
     @property
     def resolved_workers(self) -> int:
         """Runs at once."""
+        if self.launcher == "slurm":
+            return self.slurm.jobs_at_once
         if self.workers:
             return self.workers
         return (
@@ -192,8 +205,11 @@ class Study:
         """Make the folder this study's, once it is sure that it can be planned and before anything long begins.
 
         Raises:
-            ValueError: if it holds another study or cannot be written.
+            ImportError: if its runs cannot be launched for want of submitit.
+            ValueError: if it holds another study or cannot be written, or this is no machine of the cluster.
         """
+        if self.launcher == "slurm":
+            require_submitit(self.slurm)
         if is_main_process() and self.runs:
             self.folder.claim(self.settings + self._circumstances())
             dropped = [asdict(document) for document in self.prepared.report.dropped]
@@ -208,6 +224,14 @@ class Study:
             "threads": self.threads,
         }
         return "# came to\n" + "".join(f"# {name}: {value}\n" for name, value in facts.items())
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """While runs are trained: their folder alone where a run has several processes, which claim no runs.
+
+        Raises:
+            ValueError: if another sweep has the folder alone.
+        """
+        return self.folder.alone() if self.parallel.world_size > 1 and is_main_process() else nullcontext()
 
     def run(self) -> list[RunResult]:
         """Train whatever is not finished yet; all finished rows, in planned order."""
@@ -238,6 +262,8 @@ class Study:
             self.validation_windows,
             code_version(),
             self.grid.branch,
+            self.launcher,
+            self.slurm,
         )
         return run_sweep(runs, settings, seconds)
 

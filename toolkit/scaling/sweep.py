@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import torch
-
-from toolkit.compute.cost import KINDS, Cost
-from toolkit.data import Corpus, CorpusConfig, prepare_corpus
+from toolkit.checks import require_choice
+from toolkit.data import Corpus, CorpusConfig
 from toolkit.files import write_atomically
 from toolkit.parallel import ParallelConfig, is_main_process
 from toolkit.routing.finite import DivergedError
 from toolkit.scaling.beginnings import Beginnings
 from toolkit.scaling.folder import StudyFolder
+from toolkit.scaling.launch import (
+    LAUNCHERS,
+    Launcher,
+    LocalLauncher,
+    SlurmLauncher,
+    SlurmSettings,
+    SweepQueue,
+    SweepWork,
+    ThisProcess,
+)
+from toolkit.scaling.launch.launcher import named
+from toolkit.scaling.launch.work import settle
 from toolkit.scaling.plan import PlannedRun
 from toolkit.scaling.plan.branches import branches, trunks_first
 from toolkit.scaling.progress import SweepProgress
 from toolkit.scaling.results import RunResult
+from toolkit.scaling.run_row import run_row, until_diverged
 from toolkit.training.probe import probe_step_seconds
-
-if TYPE_CHECKING:
-    from toolkit.training.run import Fitted
-
-POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ class SweepSettings:
         branch: begin runs that are the beginning of a longer one from that one's checkpoint, see
             :func:`toolkit.scaling.plan.branches.branches`. Each is what it would have been from step 0, but for
             dropout and router noise, which are drawn anew from there on.
+        launcher: ``"local"``, this machine, or ``"slurm"``.
+        slurm: what jobs ask of the cluster.
+
+    Raises:
+        ValueError: if the launcher is unknown.
     """
 
     folder: StudyFolder
@@ -64,6 +69,16 @@ class SweepSettings:
     validation_count: int
     code: str = ""
     branch: bool = False
+    launcher: str = "local"
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
+
+    def __post_init__(self) -> None:
+        require_choice("launcher", self.launcher, LAUNCHERS)
+
+    @property
+    def at_once(self) -> int:
+        """Runs at once."""
+        return self.slurm.jobs_at_once if self.launcher == "slurm" else self.workers
 
 
 def step_seconds(
@@ -79,7 +94,7 @@ def step_seconds(
     if folder is not None and folder.step_seconds.exists():
         known = json.loads(folder.step_seconds.read_text())
     if set(cells) - set(known):
-        _settle(threads)
+        settle(threads)
         where = "cuda" if device == "gpu" else "cpu"
         load = os.getloadavg()[0]
         measured = probe_step_seconds([(run.model, run.training) for run in cells.values()], where)
@@ -94,7 +109,9 @@ def run_sweep(runs: Sequence[PlannedRun], settings: SweepSettings, seconds: dict
     """Execute every run that the table does not hold yet; return all finished rows in planned order.
 
     A killed sweep is gone on with by calling this again: finished runs are not run again, and a run
-    that was cut off goes on from its last checkpoint, or starts anew where it has none.
+    that was cut off goes on from its last checkpoint, or starts anew where it has none. Several of these may be at work
+    in one folder, on one machine or on many: each run is claimed by one of them (:mod:`toolkit.scaling.launch`), and
+    all return when it is finished. A run of several processes is not, and its sweep must be alone in the folder.
 
     With ``settings.branch`` a branch waits until its trunk is in the table. The checkpoint that it begins from goes
     when all that begin from it are in the table too.
@@ -110,85 +127,43 @@ def run_sweep(runs: Sequence[PlannedRun], settings: SweepSettings, seconds: dict
     todo = trunks_first([run for run in runs if run.name not in done], beginnings.points)
     if is_main_process():
         beginnings.discard(done)
-    with SweepProgress(runs, todo, seconds, settings.workers) as progress:
-        for run, row in _execute(todo, settings, seconds, progress, beginnings):
-            if is_main_process():
-                table.append(row)
-                progress.finished(run, row)
-                done.add(run.name)
-                beginnings.discard(done)
+    with SweepProgress(runs, todo, seconds, settings.at_once) as progress:
+        _execute(todo, SweepWork(settings, seconds, beginnings, train_one), progress)
     rows = {row.run: row for row in table.read()} if is_main_process() else {}
     return [rows[run.name] for run in runs if run.name in rows]
 
 
-def _execute(
-    todo: Sequence[PlannedRun],
-    settings: SweepSettings,
-    seconds: dict[str, float],
-    progress: SweepProgress,
-    beginnings: Beginnings,
-) -> Iterator[tuple[PlannedRun, RunResult]]:
-    if settings.workers > 1 and len(todo) > 1:
-        yield from _in_processes(todo, settings, seconds, progress, beginnings)
-        return
-    _settle(settings.threads)
-    corpus = prepare_corpus(settings.corpus, settings.cache) if todo else None
+def _execute(todo: Sequence[PlannedRun], work: SweepWork, progress: SweepProgress) -> None:
+    """Have every run of ``todo`` trained and recorded, here or elsewhere."""
+    if todo and work.settings.parallel.world_size > 1:
+        _execute_in_step(todo, work, progress)
+    elif todo:
+        queue = SweepQueue(todo, work.settings.folder, work.beginnings, progress)
+        queue.work_off(_launcher(len(todo), work, progress))
+
+
+def _launcher(runs: int, work: SweepWork, progress: SweepProgress) -> Launcher:
+    settings = work.settings
+    if settings.launcher == "slurm":
+        return SlurmLauncher(work, settings.slurm, settings.folder.jobs)
+    workers = min(settings.workers, runs)
+    return LocalLauncher(work, workers, progress.update) if workers > 1 else ThisProcess(work, progress.update)
+
+
+def _execute_in_step(todo: Sequence[PlannedRun], work: SweepWork, progress: SweepProgress) -> None:
+    """Runs of several processes, all of which come here and take one run after the other in the same order.
+
+    Nothing is claimed: what one of them found at work elsewhere the others might not. The folder must be theirs alone.
+    """
+    settings, corpus = work.settings, work.corpus()
     for run in todo:
-        assert corpus is not None
-        with _named(run):
-            row = train_one(run, corpus, settings, seconds[run.name], progress.reporter(run.name), beginnings)
-        yield run, row
-
-
-def _in_processes(
-    todo: Sequence[PlannedRun],
-    settings: SweepSettings,
-    seconds: dict[str, float],
-    progress: SweepProgress,
-    beginnings: Beginnings,
-) -> Iterator[tuple[PlannedRun, RunResult]]:
-    # Threads that spin while they wait stall the runs beside them.
-    os.environ.update(OMP_NUM_THREADS=str(settings.threads), OMP_WAIT_POLICY="PASSIVE")
-    context = get_context("spawn")
-    messages, stop = context.Queue(), context.Event()
-    workers = min(settings.workers, len(todo))
-    pool = ProcessPoolExecutor(
-        workers, context, initializer=_start_worker, initargs=(settings, messages, stop, os.getpid())
-    )
-    waiting = list(todo)
-    running: dict[Future[RunResult], PlannedRun] = {}
-    try:
-        while waiting or running:
-            while len(running) < workers:  # none queued behind them that a stop could not call back
-                run = beginnings.next(waiting, list(running.values()))
-                if run is None:
-                    break
-                waiting.remove(run)
-                running[pool.submit(_train_in_worker, run, seconds[run.name], beginnings)] = run
-            finished, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            while not messages.empty():
-                progress.update(*messages.get())
-            for future in finished:
-                run = running.pop(future)
-                with _named(run):
-                    row = future.result()
-                yield run, row
-    except BaseException:
-        stop.set()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _named(run: PlannedRun) -> Iterator[None]:
-    """Say which run failed: by now its settings have been checked, so that it is no user's error."""
-    try:
-        yield
-    except SystemExit:  # how Lightning passes on Ctrl-C
-        raise KeyboardInterrupt from None
-    except Exception as error:
-        raise RuntimeError(f"run {run.name} failed; finished runs are kept") from error
+        with named(run):
+            report = progress.reporter(run.name)
+            row = work.train(run, corpus, settings, work.seconds[run.name], report, work.beginnings)
+        if is_main_process():
+            settings.folder.table.append(row)
+            progress.finished(run, row)
+            work.beginnings.discard({each.run for each in settings.folder.table.read()})
 
 
 def train_one(
@@ -241,92 +216,8 @@ def train_one(
             report=report,
         )
     except (DivergedError, NotFiniteError) as error:
-        fitted = _until_diverged(run, error.step - 1, time.perf_counter() - started)
-    return _row(run, fitted, corpus, settings, seconds)
-
-
-def _until_diverged(run: PlannedRun, steps: int, seconds: float) -> Fitted:
-    """What a run reached that could take no more than ``steps`` steps."""
-    from toolkit.training.run import Fitted
-
-    tokens, flops = steps * run.training.tokens_per_step, run.cost.training_flops["exact"]
-    return Fitted(steps, tokens, tokens * flops, math.nan, math.nan, seconds, math.nan, math.nan, math.nan)
-
-
-def _row(run: PlannedRun, fitted: Fitted, corpus: Corpus, settings: SweepSettings, seconds: float) -> RunResult:
-    """The table's row; ``seconds`` of one step by itself."""
-    flops = {name: fitted.tokens * per_token for name, per_token in run.cost.training_flops.items()}
-    return RunResult(
-        run=run.name,
-        family=run.family,
-        budget=run.budget,
-        dim=run.dim,
-        seed=run.seed,
-        parameters=run.cost.total_parameters,
-        active_parameters=run.cost.total_active_parameters,
-        steps=fitted.steps,
-        tokens=fitted.tokens,
-        epochs=corpus.epochs(fitted.tokens),
-        flops_planned=run.flops["exact"],
-        flops_spent=fitted.flops,
-        flops_palm=flops["palm"],
-        flops_hardware=flops["hardware"],
-        learning_rate=run.training.learning_rate,
-        bits_per_byte=fitted.bits_per_byte,
-        train_loss=fitted.train_loss,
-        seconds=fitted.steps * seconds,
-        seconds_wall=fitted.seconds,
-        dropped_share=fitted.dropped_share,
-        max_violation=fitted.max_violation,
-        token_entropy=fitted.token_entropy,
-        layers=len(run.model.blocks),
-        batch_size=run.training.batch_size,
-        **_parameter_counts(run.cost),
-        training_bytes=round(run.memory(settings.parallel.world_size).training),
-        stage=run.stage,
-        code=settings.code,
-        corpus=corpus.digest[:16],
-    )
-
-
-def _parameter_counts(cost: Cost) -> dict[str, int]:
-    """The columns of a row that count parameters by kind."""
-    columns = {"experts": "expert", "shared_experts": "shared_expert", "norms": "norm"}
-    counts = {f"{columns.get(kind, kind)}_parameters": cost.parameters.get(kind, 0) for kind in KINDS}
-    return counts | {"active_expert_parameters": cost.active_parameters.get("experts", 0)}
-
-
-_worker: dict[str, Any] = {}
-"""What a worker process opens once for all its runs."""
-
-
-def _start_worker(settings: SweepSettings, messages: Any, stop: Any, parent: int) -> None:
-    _settle(settings.threads)
-    threading.Thread(target=_end_with, args=(parent, stop), daemon=True).start()
-    corpus = prepare_corpus(settings.corpus, settings.cache)
-    _worker.update(settings=settings, messages=messages, corpus=corpus)
-
-
-def _end_with(parent: int, stop: Any) -> None:
-    """A worker whose sweep was stopped or killed must not go on in a folder that a new sweep takes up."""
-    while os.getppid() == parent and not stop.is_set():
-        time.sleep(POLL_SECONDS)
-    os._exit(1)
-
-
-def _train_in_worker(run: PlannedRun, seconds: float, beginnings: Beginnings) -> RunResult:
-    messages = _worker["messages"]
-
-    def report(step: int, steps: int) -> None:
-        messages.put((run.name, step, steps))
-
-    return train_one(run, _worker["corpus"], _worker["settings"], seconds, report, beginnings)
-
-
-def _settle(threads: int) -> None:
-    """Set up this process for training and for timing alike."""
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # attention weights near 0 would otherwise slow a CPU's products
+        fitted = until_diverged(run, error.step - 1, time.perf_counter() - started)
+    return run_row(run, fitted, corpus, seconds, settings.parallel.world_size, settings.code)
 
 
 def _cell(run: PlannedRun, threads: int) -> str:

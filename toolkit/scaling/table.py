@@ -8,13 +8,13 @@ import io
 import operator
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from toolkit.checks import require
+from toolkit.scaling.locks import locked
 from toolkit.scaling.results import RunResult
 
 _COLUMNS = tuple(field.name for field in fields(RunResult))
@@ -33,8 +33,9 @@ class ResultsTable:
 
     A line is a finished run if it ends in a newline and has every field. A process killed while it
     appends can leave a torn last line; that run does not count as finished: :meth:`read` warns and
-    leaves it out, and the next :meth:`append` cuts it off. Writers in several processes on one
-    machine take turns by ``flock`` on the file. Values read back exactly as they were, nan included.
+    leaves it out, and the next :meth:`append` cuts it off. Writers in several processes take turns by
+    ``flock`` on the file, on several machines too where the file system carries such locks
+    (:func:`toolkit.scaling.locks.locked`). Values read back exactly as they were, nan included.
 
     Args:
         path: the file; it and its folder are made by the first append.
@@ -51,7 +52,7 @@ class ResultsTable:
         """
         line = _line(_format(result))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self.path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX) as descriptor:
+        with locked(self.path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX) as descriptor:
             text = _read_all(descriptor)
             rows, whole = self._parse(text)
             require(all(row.run != result.run for row in rows), "run", result.run, f"a run not yet in {self.path}")
@@ -71,7 +72,7 @@ class ResultsTable:
         """
         if not self.path.exists():
             return []
-        with _locked(self.path, os.O_RDONLY, fcntl.LOCK_SH) as descriptor:
+        with locked(self.path, os.O_RDONLY, fcntl.LOCK_SH) as descriptor:
             return self._parse(_read_all(descriptor))[0]
 
     def _parse(self, text: bytes) -> tuple[list[RunResult], int]:
@@ -121,17 +122,6 @@ class ResultsTable:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"{self.path}: run names must be unique, these are not: {', '.join(twice)}")
-
-
-@contextmanager
-def _locked(path: Path, flags: int, lock: int) -> Iterator[int]:
-    """Open the file under a lock that the kernel releases even if the process is killed."""
-    descriptor = os.open(path, flags, 0o644)
-    try:
-        fcntl.flock(descriptor, lock)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _read_all(descriptor: int) -> bytes:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
 from toolkit.checks import require
-from toolkit.parallel import is_main_process
 from toolkit.scaling.cli import announce, conclude, make_study, parse_settings, study_parser
 from toolkit.scaling.plan import Shape
 from toolkit.scaling.results import RunResult
@@ -99,6 +97,6 @@ def conduct_contexts(
         return
     rows = {}
     for context, study in studies.by_context.items():
-        with study.folder.alone() if is_main_process() else nullcontext():
+        with study.at_work():
             rows[context] = study.run()
     conclude(lambda: report(studies, rows), studies.folder)

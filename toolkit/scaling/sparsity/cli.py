@@ -83,7 +83,7 @@ def conduct_sparsity(study: SparsityStudy, dry_run: bool, report: Callable[[Find
     _announce(study, console, dry_run)
     if dry_run:
         return
-    with study.base.folder.alone() if is_main_process() else nullcontext():
+    with study.base.at_work():
         found = _stages(study, lambda line: console.print(line, highlight=False))
     conclude(lambda: report(found), study.base.folder.path / "runs")
 
