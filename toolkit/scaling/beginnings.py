@@ -11,6 +11,7 @@ from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.plan import PlannedRun
 from toolkit.scaling.plan.branches import BranchPoint
 from toolkit.training.branch import checkpoint_of
+from toolkit.training.checkpoints.publish import remove
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Beginnings:
         """Delete the checkpoints that only runs in ``done`` begin from; each is as large as a run's last."""
         needed = {self._checkpoint(name) for name in self.points if name not in done}
         for checkpoint in {self._checkpoint(name) for name in self.points} - needed:
-            checkpoint.unlink(missing_ok=True)
+            remove(checkpoint)
 
     def _trunk(self, run: PlannedRun) -> str | None:
         return self.points[run.name].trunk if run.name in self.points else None

@@ -25,6 +25,7 @@ from toolkit.layers import MoE
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.routing import Assignment
 from toolkit.routing.selection import selection
+from toolkit.training.checkpoints import read_checkpoint
 from toolkit.training.router_layers import moe_layers
 
 Counts = npt.NDArray[np.int64]
@@ -170,7 +171,7 @@ def trained_decoder(folder: Path) -> Decoder:
         FileNotFoundError: the folder lacks either.
     """
     settings = json.loads((folder / "run.json").read_text())
-    saved = torch.load(folder / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+    saved = read_checkpoint(folder / "checkpoints" / "last.ckpt")
     head = "decoder."
     weights = {name[len(head) :]: value for name, value in saved["state_dict"].items() if name.startswith(head)}
     decoder = Decoder(DecoderConfig.from_dict(settings["model"]))

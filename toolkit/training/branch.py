@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from toolkit.checks import require
+from toolkit.training.checkpoints import read_checkpoint
 from toolkit.training.config import TrainingConfig
 
 SAME = ("model", "corpus", "mixture", "initial", "precision", "validation_windows")
@@ -54,10 +53,10 @@ class Branch:
         Raises:
             ValueError: if there is none, or no ``run.json`` in the folder that it belongs to.
         """
-        require(checkpoint.is_file(), "branch", str(checkpoint), "a checkpoint")
+        require(checkpoint.exists(), "branch", str(checkpoint), "a checkpoint")
         settings = checkpoint.parent.parent / "run.json"
         require(settings.is_file(), "branch", str(checkpoint), f"in a run's folder, with its settings in {settings}")
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        saved = read_checkpoint(checkpoint, mmap=True)
         spent, metrics = saved["callbacks"]["ComputeBudget"], saved["callbacks"]["RunMetrics"]
         return cls(checkpoint, saved["global_step"], spent["tokens"], spent["spent"], metrics["seconds"])
 

@@ -18,8 +18,7 @@ class ExactResume(lightning.Callback):
 
     Every process's random number generators are in the checkpoint: Python's, NumPy's, torch's and CUDA's. Dropout and
     the noise of routers are drawn from them. They are set right before the first batch, after all that starting again
-    draws itself. And the module's ``on_train_epoch_start``, which Lightning leaves out where a run goes on within an
-    epoch, is called.
+    draws itself.
 
     A checkpoint of another number of processes has no state for each: the generators are then seeded anew, by seed,
     step and rank, and a warning says so.
@@ -43,10 +42,8 @@ class ExactResume(lightning.Callback):
         self._saved = state_dict["ranks"]
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        """The next batch is this call's first; what the module sets when an epoch starts, it sets."""
+        """The next batch is this call's first."""
         self._begun = False
-        if trainer.fit_loop.restarted_mid_epoch:
-            module.on_train_epoch_start()
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         """Set the generators before the first batch of a run that goes on."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from toolkit.checks import require
 from toolkit.training.branch import checkpoint_of
+from toolkit.training.exact_resume import step_is_done
 
 
 class KeptCheckpoints(Checkpoint):
@@ -38,5 +39,5 @@ class KeptCheckpoints(Checkpoint):
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Tensor, batch_idx: int
     ) -> None:
         """Save, if it is time to."""
-        if trainer.global_step in self.steps:
+        if step_is_done(trainer, batch_idx) and trainer.global_step in self.steps:
             trainer.save_checkpoint(checkpoint_of(self.folder, trainer.global_step))

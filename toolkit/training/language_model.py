@@ -75,7 +75,7 @@ class LanguageModel(lightning.LightningModule):
             self._non_finite[path] = self._non_finite.get(path, 0) + count
         return loss
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_start(self) -> None:
         """Tell the losses that balance the global batch how many micro-batches it has."""
         for loss in self._balancing():
             loss.micro_batches = self.trainer.accumulate_grad_batches

@@ -31,6 +31,7 @@ from toolkit.scaling.extension.plan import (
 )
 from toolkit.scaling.extension.table import AS_IS, BASE, TUNED, Measurement, MeasurementTable
 from toolkit.scaling.folder import StudyFolder
+from toolkit.training.checkpoints import read_checkpoint
 from toolkit.training.config import TrainingConfig
 from toolkit.training.precision import resolve_precision
 
@@ -185,9 +186,7 @@ class ExtensionStudy:
 
     def _weights(self, stage: PlannedStage) -> dict[str, Tensor]:
         """The decoder's parameters as a finished stage left them."""
-        saved = torch.load(
-            self.folder.run(stage.name) / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True
-        )
+        saved = read_checkpoint(self.folder.run(stage.name) / "checkpoints" / "last.ckpt")
         head = "decoder."
         return {name[len(head) :]: value for name, value in saved["state_dict"].items() if name.startswith(head)}
 
