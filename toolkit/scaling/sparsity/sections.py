@@ -44,7 +44,12 @@ def law_section(laws: Laws | None, no_laws: str, baseline: str) -> list[str]:
 
 
 def _constants(laws: Laws) -> str:
-    return ", ".join(f"{name} = {value:.4g}" for name, value in laws.best.theta.items()).replace("e+", "e")
+    return ", ".join(f"{name} = {_short(value)}" for name, value in laws.best.theta.items())
+
+
+def _short(value: float) -> str:
+    """Four digits, 1.5e11 rather than 1.5e+11."""
+    return f"{value:.4g}".replace("e+", "e")
 
 
 def _law_cells(entry: LawMultiplier) -> tuple[str, ...]:
