@@ -135,7 +135,7 @@ def _draw_isoflop(
         y=[cell.loss for cell in cells],
         mode="markers",
         marker=means,
-        error_y=bar,
+        error_y=bar if noise is not None else None,
         showlegend=False,
         hovertext=[cell_text(cell, each) for cell, each in zip(cells, half, strict=True)],
         hoverinfo="text",

@@ -149,7 +149,6 @@ def prediction_section(tests: Sequence[Tested], asked: bool, built: Mapping[str,
     body = [
         (
             f"`{test.prediction.family}`",
-            (built or {}).get(test.prediction.family, ""),
             number(test.prediction.budget),
             str(test.prediction.dim) + (" (edge)" if test.prediction.at_edge else ""),
             f"{test.prediction.active:,.0f}",
@@ -159,6 +158,7 @@ def prediction_section(tests: Sequence[Tested], asked: bool, built: Mapping[str,
             ", ".join([*(f"{loss:.3f}" for loss in test.measured.values()), *(["diverged"] * len(test.diverged))]),
             f"{100 * test.error:+.1f}%" if test.measured else "",
             "yes" if test.held else "**no**",
+            (built or {}).get(test.prediction.family, ""),
         )
         for test in tests
     ]
@@ -169,8 +169,8 @@ def prediction_section(tests: Sequence[Tested], asked: bool, built: Mapping[str,
         "than any it was fitted to and wrote down the loss (`prediction.json`), with the 95% interval for one run by "
         f"itself. Then they were trained. For {held} of {len(tests)} families all runs lie within it.",
         markdown_table(
-            "family | layers | FLOPs | width | active parameters | all parameters | tokens | predicted bits per byte "
-            "| measured | mean over predicted | within",
+            "family | FLOPs | width | active parameters | all parameters | tokens | predicted bits per byte "
+            "| measured | mean over predicted | within | layers",
             body,
         ),
     ]
