@@ -24,7 +24,7 @@ from toolkit.routing import parse
 
 DOCS = ROOT / "docs"
 REFERENCE = sorted((DOCS / "reference").glob("*.md"))
-REPORTS = sorted(set(DOCS.glob("*/report.md")) - {DOCS / "how_to" / "report.md"})
+REPORTS = sorted(set(DOCS.rglob("report.md")) - {DOCS / "how_to" / "report.md"})
 """Written by commands, of the code and the settings of their day: the site shows them, nothing in them is run."""
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(set(DOCS.rglob("*.md")) - {*REPORTS, *REFERENCE})]
