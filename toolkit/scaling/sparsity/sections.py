@@ -37,7 +37,7 @@ def law_section(laws: Laws | None, no_laws: str, baseline: str) -> list[str]:
         "all its seeds. *Extrapolated*: the budget was not trained for the family, or that compute is outside the "
         f"budgets of `{baseline}`; *edge*: the width is the least or the largest that a law may choose.",
         markdown_table(
-            "family | budget (FLOPs) | best width | bits per byte | **multiplier at equal FLOPs** | ",
+            "family | budget (FLOPs) | best width | bits per byte | **multiplier at equal FLOPs** | verdict",
             [_law_cells(entry) for entry in laws.multipliers],
         ),
     ]
