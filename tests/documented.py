@@ -3,6 +3,8 @@
 - A ``python`` block runs after those before it on its page, in one namespace. ``# -> text`` behind a statement is what
   it prints, or the value that it gives, as doctest compares them (``...`` is anything, white space does not matter).
   A ``text`` block right after is what the block prints.
+- A ``python`` block whose first comment names a script of ``experiments/`` is the end of that script, after the page's
+  imports and classes so far. It is not run; YAML and commands may name it.
 - A ``yaml`` block is YAML; one whose first comment names a script of ``experiments/`` is a file of its settings, and
   the script's own parser takes it.
 - The lines of a ``bash`` block, those of an untagged one that begin like a command, and ``python ...`` or ``make ...``
@@ -18,14 +20,18 @@ import re
 import shlex
 import tokenize
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from documented_commands import CHECKS, refusal
+
+from toolkit.attention import parse as attention
+from toolkit.routing import parse as routing
 
 LANGUAGES = "", "python", "text", "yaml", "bash"
 FENCE = re.compile(r"^(?P<fence>```+)(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=fence) *$", re.MULTILINE | re.DOTALL)
@@ -98,11 +104,27 @@ def check_page(page: Path, folder: Path) -> None:
     """
     blocks = blocks_of(page)
     refuse_unchecked(page, blocks)
-    check_python(blocks)
+    with names_as_before():
+        check_python(blocks)
+    scripts = written_scripts(blocks, folder)
     for block in blocks:
         if block.language == "yaml":
-            check_yaml(block, folder)
-    check_commands(page, blocks)
+            with names_as_before():  # the session above is not the process that reads these settings
+                check_yaml(block, folder, scripts)
+    with names_as_before():
+        check_commands(page, blocks, scripts)
+
+
+@contextmanager
+def names_as_before() -> Iterator[None]:
+    """What is registered within, routers and patterns, is forgotten after."""
+    kept = [(known, dict(known)) for known in (routing.REGISTERED, attention.NAMES)]
+    try:
+        yield
+    finally:
+        for known, before in kept:
+            known.clear()
+            known.update(before)
 
 
 # Python: run, and compared with what the page says comes of it.
@@ -113,10 +135,30 @@ def check_python(blocks: Sequence[Block]) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     printed = ""
     for block in blocks:
-        if block.language == "python":
+        if block.language == "python" and not script_of(block):
             printed = run_block(block, namespace)
         elif block.language == "text":
             compare(block, 1, block.text, printed)
+
+
+def script_of(block: Block) -> str:
+    """The script that the block is the end of, "" for none."""
+    named = re.match(r"# (experiments/\w+\.py)\b", block.text)
+    return named[1] if named and block.language == "python" else ""
+
+
+def written_scripts(blocks: Sequence[Block], folder: Path) -> dict[str, Path]:
+    """Write the scripts that the page has its reader write; by name, where they lie."""
+    written, so_far = {}, list[str]()
+    for block in (block for block in blocks if block.language == "python"):
+        name = script_of(block)
+        if name:
+            written[name] = folder / Path(name).name
+            written[name].write_text("\n\n".join([*so_far, block.text]))
+        else:
+            kept = (ast.Import, ast.ImportFrom, ast.ClassDef)
+            so_far += [ast.unparse(each) for each in ast.parse(block.text).body if isinstance(each, kept)]
+    return written
 
 
 def run_block(block: Block, namespace: dict[str, Any]) -> str:
@@ -172,7 +214,7 @@ def compare(block: Block, line: int, expected: str, given: str) -> None:
 # YAML: parsed, by the script that it is for.
 
 
-def check_yaml(block: Block, folder: Path) -> None:
+def check_yaml(block: Block, folder: Path, scripts: Mapping[str, Path]) -> None:
     """Parse the block, and give it to the parser of the script that its first comment names, if it names one."""
     try:
         yaml.safe_load(block.text)
@@ -184,7 +226,7 @@ def check_yaml(block: Block, folder: Path) -> None:
         file = folder / "settings.yaml"
         file.write_text(block.text)
         words = [str(file) if word.endswith(".yaml") else word for word in shlex.split(named[2])]
-        refused = refusal([named[1], *words])
+        refused = refusal([named[1], *words], scripts)
         if refused:
             raise block.error(1, f"{named[1]} refuses it: {refused}")
 
@@ -192,11 +234,11 @@ def check_yaml(block: Block, folder: Path) -> None:
 # Commands: given to the parsers of what they call.
 
 
-def check_commands(page: Path, blocks: Sequence[Block]) -> None:
+def check_commands(page: Path, blocks: Sequence[Block], scripts: Mapping[str, Path]) -> None:
     """Refuse a command that would not be accepted; its output, if any, is not looked at."""
     for line, command in commands_of(page, blocks):
         words = shlex.split(command, comments=True)
-        check = CHECKS.get(words[0])
+        check = partial(refusal, scripts=scripts) if words[0] == "python" else CHECKS.get(words[0])
         refused = f"only {', '.join(CHECKS)} are known here" if check is None else check(words[1:])
         if refused:
             raise PageError(f"{page}:{line}: {command}: {refused}")

@@ -7,50 +7,69 @@ import importlib.util
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 from unittest import mock
 
 import toolkit
+from toolkit.compute.cost import shapes_of
 
 ROOT = Path(toolkit.__file__).parents[1]
 
 
-def refusal(words: Sequence[str]) -> str | None:
-    """Why ``python`` would not take these arguments; None where it would."""
+def refusal(words: Sequence[str], scripts: Mapping[str, Path] = MappingProxyType({})) -> str | None:
+    """Why ``python`` would not take these arguments; None where it would.
+
+    Args:
+        words: what follows ``python``.
+        scripts: those of experiments/ that a page has its reader write, and where they lie.
+    """
     if words[:2] == ["-m", "pytest"]:
         return next((f"there is no {word}" for word in words[2:] if "/" in word and not (ROOT / word).exists()), None)
     if not words or not re.fullmatch(r"experiments/[\w/]+\.py", words[0]):
         return "neither pytest nor a script of experiments/"
-    if not (ROOT / words[0]).is_file():
+    script = scripts.get(words[0], ROOT / words[0])
+    if not script.is_file():
         return f"there is no {words[0]}"
-    return (benchmark_refusal if "benchmarks" in words[0] else study_refusal)(ROOT / words[0], words[1:])
+    return (benchmark_refusal if "benchmarks" in words[0] else study_refusal)(script, words[1:])
 
 
 def study_refusal(script: Path, arguments: Sequence[str]) -> str | None:
-    """Let the script read its settings, up to where it would conduct the study."""
+    """Let the script read its settings and build its models, up to where it would conduct the study."""
     module = load(script)
-    conducting = {name: mock.DEFAULT for name in vars(module) if name.startswith("conduct")}
-    with mock.patch.multiple(module, **conducting) as conducted:
+    home = sys.modules[module.main.__module__]  # another script's, where one takes that one's main
+    conducting = {name: mock.DEFAULT for name in vars(home) if name.startswith("conduct")}
+    with mock.patch.multiple(home, **conducting) as conducted:
         try:
             module.main(arguments)
+            for one in conducted.values():
+                for called in one.call_args_list:
+                    build_models(called.args[0])
         except Exception as error:
             return f"{type(error).__name__}: {error}"
     return None if any(one.called for one in conducted.values()) else "it conducted no study"
 
 
+def build_models(study: Any) -> None:
+    """Build every model of the study's grid, without memory: a router's or a pattern's name is read no earlier."""
+    for each in getattr(study, "by_context", {"": getattr(study, "base", study)}).values():
+        if hasattr(each, "grid"):
+            for _, dim, family in each.grid.cells(each.shape.families):
+                shapes_of.__wrapped__(each.shape.decoder(family, dim, vocab_size=256))  # not one of earlier names
+
+
 def benchmark_refusal(script: Path, arguments: Sequence[str]) -> str | None:
-    """Let the script parse its arguments, and stop it there."""
+    """Let the script parse its arguments, and stop it there; one without a parser is loaded and not run."""
     read, messages = argparse.ArgumentParser.parse_args, io.StringIO()
 
     def parse_and_stop(parser: argparse.ArgumentParser, *given: Any) -> None:
         read(parser, *given)
         raise _AcceptedError
 
-    if not arguments:
-        return None
+    if "parse_args(" not in script.read_text():
+        return "it takes no arguments" if arguments else None if callable(load(script).main) else "it has no main"
     with (
         mock.patch.object(sys, "argv", [str(script), *arguments]),
         mock.patch.object(argparse.ArgumentParser, "parse_args", parse_and_stop),
@@ -62,7 +81,7 @@ def benchmark_refusal(script: Path, arguments: Sequence[str]) -> str | None:
             return None
         except SystemExit:
             return messages.getvalue().strip().split("\n")[-1]
-    return "it takes no arguments"
+    return "it never parsed its arguments"
 
 
 class _AcceptedError(Exception):
@@ -76,7 +95,7 @@ def load(script: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where its dataclasses look for it
-    with mock.patch.object(sys, "path", [str(script.parent), *sys.path]):
+    with mock.patch.object(sys, "path", [str(script.parent), str(ROOT / "experiments"), *sys.path]):
         spec.loader.exec_module(module)
     return module
 

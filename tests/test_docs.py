@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,15 +16,15 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from browser import EXCUSE, browser, visit
 from documented import PageError, blocks_of, check_page
-from documented_commands import ROOT, load
+from documented_commands import ROOT, benchmark_refusal, load
 
-import toolkit.routing
-from toolkit.attention import parse
+from toolkit.routing import parse
 
 DOCS = ROOT / "docs"
 REFERENCE = sorted((DOCS / "reference").glob("*.md"))
-REPORTS = sorted(set(DOCS.glob("*/report.md")) - {DOCS / "how_to" / "report.md"})
+REPORTS = sorted(set(DOCS.rglob("report.md")) - {DOCS / "how_to" / "report.md"})
 """Written by commands, of the code and the settings of their day: the site shows them, nothing in them is run."""
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(set(DOCS.rglob("*.md")) - {*REPORTS, *REFERENCE})]
@@ -33,10 +32,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(set(DOCS.rglob("*
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages are run from the repository's root, and may add names for configs to use."""
+    """Pages are run from the repository's root."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(parse, "NAMES", dict(parse.NAMES))
-    monkeypatch.setattr(toolkit.routing, "__all__", list(toolkit.routing.__all__))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -101,7 +98,97 @@ def test_what_is_right_is_accepted(tmp_path: Path) -> None:
     assert [block.language for block in blocks_of(page)] == ["python", "text", "yaml", ""]
 
 
+ROUTER = """```python
+from toolkit.routing import TopKRouter, register_router
+
+
+class PageRouter(TopKRouter):
+    pass
+
+
+register_router(PageRouter)
+```
+"""
+STUDY = """```yaml
+# r.yaml, for: python experiments/{script}.py --config r.yaml --out runs/r
+grid: {{budgets: [{{flops: 6e10, dims: [16]}}], families: [dense, mine]}}
+model: {{baseline: dense, arms: [{{name: mine, router: "PageRouter()", num_experts: 8, top_k: 2}}]}}
+```
+"""
+SCRIPT = """```python
+# experiments/page_router.py, below the class
+from routing_ablation import main
+from toolkit.scaling.cli import run_experiment
+
+register_router(PageRouter)
+if __name__ == "__main__":
+    run_experiment(main)
+```
+
+`python experiments/page_router.py --dry-run`
+"""
+
+
+def test_a_name_of_the_session_is_none_of_the_scripts(tmp_path: Path) -> None:
+    """And one page's is none of the next: the same page can be read again."""
+    page = tmp_path / "page.md"
+    page.write_text(ROUTER + STUDY.format(script="routing_ablation"))
+    for _ in range(2):
+        with pytest.raises(PageError, match="PageRouter"):
+            check_page(page, tmp_path)
+        assert "PageRouter" not in parse.REGISTERED
+
+
+def test_a_script_that_the_page_has_written_knows_its_names(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(ROUTER + SCRIPT + STUDY.format(script="page_router"))
+    check_page(page, tmp_path)
+    page.write_text(ROUTER + SCRIPT.replace("register_router(PageRouter)", "") + STUDY.format(script="page_router"))
+    with pytest.raises(PageError, match="PageRouter"):
+        check_page(page, tmp_path)
+
+
+def test_a_benchmark_without_arguments_is_loaded(tmp_path: Path) -> None:
+    script = tmp_path / "bench.py"
+    script.write_text("import gone_for_good\n\n\ndef main():\n    pass\n")
+    with pytest.raises(ModuleNotFoundError, match="gone_for_good"):
+        benchmark_refusal(script, [])
+    script.write_text("def main():\n    raise AssertionError('it ran')\n")
+    assert benchmark_refusal(script, []) is None
+    script.write_text(
+        "import argparse\n\n\ndef main():\n    parser = argparse.ArgumentParser()\n"
+        "    parser.add_argument('what')\n    parser.parse_args()\n"
+    )
+    assert "what" in (benchmark_refusal(script, []) or "")
+    assert benchmark_refusal(script, ["x"]) is None
+
+
+def test_ci_does_without_a_browser_only_where_it_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.delenv(EXCUSE, raising=False)
+    with pytest.raises(pytest.fail.Exception, match=EXCUSE):
+        browser()
+    monkeypatch.setenv(EXCUSE, "no root")
+    with pytest.raises(pytest.skip.Exception, match="no root"):
+        browser()
+    monkeypatch.delenv("CI")
+    monkeypatch.delenv(EXCUSE)
+    with pytest.raises(pytest.skip.Exception):
+        browser()
+    (tmp_path / "google-chrome").touch(0o755)
+    assert browser() == str(tmp_path / "google-chrome")
+    assert EXCUSE in (ROOT / ".ci" / "run").read_text()
+
+
 # The site
+
+
+def needed(name: str) -> None:
+    """Import a part of the site's builder, which Python 3.10 has not (setup.cfg)."""
+    if sys.version_info < (3, 11):
+        pytest.importorskip(name)
+    importlib.import_module(name)
 
 
 class Fetched(HTMLParser):
@@ -133,7 +220,7 @@ def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    pytest.importorskip("mkdocs")
+    needed("mkdocs")
     folder = tmp_path_factory.mktemp("site")
     built = build(ROOT / "mkdocs.yml", folder)
     assert built.returncode == 0, built.stderr
@@ -152,11 +239,8 @@ def test_nothing_is_fetched(site: Path) -> None:
         assert re.findall(r"(?:@import|url\()\s*['\"]?(?:https?:)?//", sheet.read_text()) == [], sheet
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium to read it with")
-def test_search_finds_a_name_on_pages_opened_from_a_folder(site: Path) -> None:
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"]
-    command = ["chromium", *options, f"{(site / 'index.html').as_uri()}?q=SinkhornRouter"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+def test_search_finds_a_name_on_pages_opened_from_a_folder(site: Path, tmp_path: Path) -> None:
+    shown, _ = visit(f"{(site / 'index.html').as_uri()}?q=SinkhornRouter", tmp_path / "profile")
     found = re.findall(r'<a href="([^"]+)" class="md-search-result__link"', shown)
     assert any("reference/routing.html" in address for address in found)
 
@@ -174,7 +258,7 @@ def test_the_reference_has_every_public_name_with_its_text(site: Path, page: Pat
 
 @pytest.mark.parametrize("words", ["[gone](gone.md)", "[gone](index.md#gone)", "::: toolkit.work.Gone"])
 def test_a_warning_is_an_error(words: str, tmp_path: Path) -> None:
-    pytest.importorskip("mkdocs")
+    needed("mkdocs")
     ours = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "index.md").write_text(f"# Page\n\n{words}\n")
@@ -188,7 +272,7 @@ def test_a_warning_is_an_error(words: str, tmp_path: Path) -> None:
 
 
 def test_docstrings_are_rewritten_for_the_reference() -> None:
-    pytest.importorskip("griffe")
+    needed("griffe")
     house = load(DOCS / "extensions" / "house_docstrings.py")
     text = "See.\n\nArgs:\n    q, k: words, more\n        words\n    v: other\n\nShapes: a, b: c\n\n>>> 1\n1\n\nEnd."
     apart = "    q: words, more\n        words\n    k: words, more\n        words\n    v: other\n"

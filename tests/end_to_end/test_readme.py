@@ -1,4 +1,4 @@
-"""The figures that the README states are those of the demo's report; what it shows runs in ``tests/test_docs.py``."""
+"""The figures that the README states are those of the reports; what it shows runs in ``tests/test_docs.py``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAVY = {"lightning", "tensorboard", "matplotlib", "transformers", "plotly"}
 
 def test_snippets_stand_alone_and_import_nothing_heavy() -> None:
     snippets = [block.text for block in blocks_of(README) if block.language == "python"]
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     alone = f"for snippet in {snippets!r}:\n    exec(snippet, {{'__name__': '__main__'}})\n"
     check = f"import sys\nassert not {HEAVY!r} & set(sys.modules)\n"
     command = [sys.executable, "-c", alone + check]
@@ -27,11 +27,21 @@ def test_snippets_stand_alone_and_import_nothing_heavy() -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-def test_the_demo_s_table_is_the_report_s() -> None:
-    report = (ROOT / "docs" / "demo" / "report.md").read_text()
-    rows = [line for line in README.read_text().splitlines() if line.startswith("| `moe")]
-    assert len(rows) == 4
-    assert all(row in report.splitlines() for row in rows)
+def test_the_study_s_figures_are_the_report_s() -> None:
+    folder = ROOT / "docs" / "results" / "laptop"
+    report = (folder / "report.md").read_text().splitlines()
+    rows = [line for line in README.read_text().splitlines() if line.startswith("| `moe") and line.count("|") == 10]
+    assert len(rows) == 9
+    assert all(row in report for row in rows)
+    runs = len((folder / "results.csv").read_text().splitlines()) - 1
+    assert f"all {runs} runs" in README.read_text()
+    predicted = [
+        line.split(" | ") for line in README.read_text().splitlines() if line.startswith("| `") and line.count("|") == 8
+    ]
+    assert len(predicted) == 4
+    for cells in predicted:
+        name, number = cells[0].lstrip("| "), cells[3]
+        assert any(line.startswith(f"| {name} | {cells[1]} |") and number in line for line in report)
 
 
 def test_the_demo_trains_as_many_models_as_is_said() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -92,6 +93,9 @@ def test_cut_off_and_gone_on_with_it_is_the_same_study(
     assert table(broken) == table(whole)
     report = (broken / "report.md").read_text()
     assert "| `sliding` | 4 |" in report
+    assert re.search(r"Drawn by `python .*` from `full-seed0`", report)
+    page = (broken / "report.html").read_text(encoding="utf-8")
+    assert page.count('<script type="application/json">') == 1  # the interactive twin
     assert (broken / "reach.png").stat().st_size > 1000
     assert list((broken / "runs" / "moba-seed1").glob("events*"))
 

@@ -68,7 +68,7 @@ def test_cut_off_and_gone_on_with_it_is_the_same_study(
     script.main([*smoke, "--out", str(broken)])
     assert len(calls) == 2 * 2 * 3 + 2  # methods x stages x lengths, and the two that were cut off
     assert table(broken) == table(whole)
-    for name in ("loss_by_position.png", "passkeys.png", "report.md"):
+    for name in ("loss_by_position.png", "passkeys.png", "report.md", "report.html"):
         assert (broken / name).exists()
     assert len(list((whole / "board").iterdir())) == 5
     spent = {

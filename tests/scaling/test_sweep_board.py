@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,12 @@ from toolkit.scaling.sweep_board import METRICS, write_sweep_board
 ROWS = [row for row in study(seeds=2, noise=0.01, dims=(32, 64)) if row.budget < 3e12]
 ROWS += [run_result("moe+window", 1e12, 64, 0, math.nan), run_result("moe+window", 1e12, 64, 1, 2.0)]
 
+SEARCHED = [  # of a learning rate, at a width and a budget that the grid has not; their names sort first
+    replace(run_result("dense", 1e10, 16, 0, 1.0), run="dense-dim16-flops1e10-rate0.001"),
+    replace(run_result("moe", 1e10, 16, 0, 1.0), run="aaa-moe-dim16-flops1e10-rate0.001"),
+]
+EVERY = [*ROWS, *SEARCHED]
+
 
 def write_run(folder: Path, row: RunResult) -> None:
     """The events of a run as training leaves them: settings, one declared metric, curves."""
@@ -42,11 +49,11 @@ def write_run(folder: Path, row: RunResult) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "runs"
-    for row in ROWS:
+    for row in EVERY:
         write_run(folder, row)
     figure = plot_isoflop([row for row in ROWS if math.isfinite(row.bits_per_byte)], folder.parent / "isoflop.png")
     for _ in range(2):  # the second takes the place of the first
-        write_sweep_board(folder.parent, ROWS, [figure])
+        write_sweep_board(folder.parent, ROWS, [figure], SEARCHED)
     return folder
 
 
@@ -74,11 +81,13 @@ def test_one_hparams_view_over_all_runs(runs: Path) -> None:
     assert {metric.name.tag for metric in experiment.metric_infos} == set(METRICS)
     families = next(info for info in experiment.hparam_infos if info.name == "family").domain_discrete
     assert [value.string_value for value in families.values] == ["dense", "moe", "moe+window"]
-    assert len(groups) == len(ROWS)
+    widths = next(info for info in experiment.hparam_infos if info.name == "dim").domain_discrete
+    assert [value.number_value for value in widths.values] == sorted({row.dim for row in EVERY})
+    assert len(groups) == len(EVERY)
     for group in groups:
         settings = {name: value.string_value or value.number_value for name, value in group.hparams.items()}
         key = tuple(settings[name] for name in ("family", "budget", "dim", "seed"))
-        [row] = [row for row in ROWS if (row.family, row.budget, row.dim, row.seed) == key]
+        [row] = [row for row in EVERY if (row.family, row.budget, row.dim, row.seed) == key]
         values = {metric.name.tag: metric.value for metric in group.metric_values}
         for name, of_row in METRICS.items():
             if math.isnan(of_row(row)):
@@ -96,7 +105,7 @@ def test_without_the_board_the_view_lacks_most_metrics(tmp_path: Path) -> None:
 
 def test_every_run_declares_the_sweeps_columns(runs: Path) -> None:
     """Whichever TensorBoard meets first: of some of its readers the order is not told."""
-    for row in ROWS:
+    for row in EVERY:
         experiment, groups = session_groups(runs / row.run)
         assert {metric.name.tag for metric in experiment.metric_infos} == set(METRICS)
         assert len(groups) == 1

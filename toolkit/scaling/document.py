@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ _RUN_COLUMNS = (
     "run | family | dim | budget | seed | parameters | active | tokens | epochs | steps | FLOPs planned "
     "| FLOPs spent | spent / planned | bits per byte | seconds | seconds in the sweep | MaxVio"
 )
+
+
+_BAR = re.compile(r"(?<!\\)\|")
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,8 @@ def _run_cells(row: RunResult) -> tuple[str, ...]:
         f"{row.tokens:,}",
         f"{row.epochs:.2f}",
         f"{row.steps:,}",
-        f"{row.flops_planned:.4g}".replace("e+", "e"),
-        f"{row.flops_spent:.4g}".replace("e+", "e"),
+        _flops(row.flops_planned),
+        _flops(row.flops_spent),
         f"{row.flops_spent / row.flops_planned:.4f}",
         f"{row.bits_per_byte:.4f}" if math.isfinite(row.bits_per_byte) else "diverged",
         f"{row.seconds:.1f}",
@@ -116,9 +120,19 @@ def _run_cells(row: RunResult) -> tuple[str, ...]:
 
 
 def markdown_table(columns: str, body: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; ``columns`` is its first line, without the outer bars."""
-    lines = [columns, " | ".join(["---"] * (columns.count("|") + 1)), *(" | ".join(cells) for cells in body)]
+    """A Markdown table; ``columns`` is its first line, without the outer bars.
+
+    A bar within a cell is escaped, in code too (GitHub's Markdown parts cells before it sees code).
+    """
+    rows = (" | ".join(_BAR.sub(r"\\|", cell) for cell in cells) for cells in body)
+    lines = [columns, " | ".join(["---"] * (columns.count("|") + 1)), *rows]
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def _flops(value: float) -> str:
+    """Four digits in the form of :func:`toolkit.scaling.claims.number`: 1.001e9."""
+    mantissa, mark, exponent = f"{value:.4g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if mark else mantissa
 
 
 def interval_cell(mean: SeedMean | None, form: str) -> str:

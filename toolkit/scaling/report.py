@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # figures.py imports matplotlib, which only those who draw sh
     from toolkit.scaling.figures import ReportFigure
 
 _MULTIPLIER_COLUMNS = (
-    "family | budget (FLOPs) | bits per byte | **multiplier at equal FLOPs** | "
-    "| seconds | bits per byte in that time | **multiplier at equal seconds** | "
+    "family | budget (FLOPs) | bits per byte | **multiplier at equal FLOPs** | verdict "
+    "| seconds | bits per byte in that time | **multiplier at equal seconds** | verdict"
 )
 _MINIMUM_COLUMNS = (
     "family | budget (FLOPs) | best size (active parameters) | bits per byte | method | at the grid's edge "

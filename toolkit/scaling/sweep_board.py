@@ -42,7 +42,12 @@ _FIRST = f"events.out.tfevents.0{_SUFFIX}"  # which sorts before any that a cloc
 _UNITS = {"gigaflops": 1e9, "megaflops": 1e6, "flops": 1.0}  # TensorBoard's axis is a whole number
 
 
-def write_sweep_board(folder: Path, rows: Sequence[RunResult], figures: Sequence[ReportFigure] = ()) -> None:
+def write_sweep_board(
+    folder: Path,
+    rows: Sequence[RunResult],
+    figures: Sequence[ReportFigure] = (),
+    others: Sequence[RunResult] = (),
+) -> None:
     """Write the sweep's TensorBoard events beside its runs', in place of those written before.
 
     - HParams: the settings that vary, with their values, and ``METRICS``, in each run's own folder. TensorBoard takes
@@ -55,13 +60,16 @@ def write_sweep_board(folder: Path, rows: Sequence[RunResult], figures: Sequence
         folder: of the study; events go below its ``runs``.
         rows: finished runs; those without a folder of their own (a table from elsewhere) have no HParams.
         figures: of the report.
+        others: finished runs of the same folder (a search, a prediction) that have a place among the HParams and none
+            in the chart.
 
     Raises:
         ValueError: no rows, or two budgets that TensorBoard's axis cannot tell apart.
     """
     require(bool(rows), "rows", rows, "at least one finished run")
-    runs, declared = folder / "runs", _declaration(rows)
-    for row in rows:
+    every = [*rows, *others]
+    runs, declared = folder / "runs", _declaration(every)
+    for row in every:
         if (runs / row.run).is_dir():
             _write_metrics(runs / row.run, row)
             _write_first(runs / row.run, declared)

@@ -22,7 +22,8 @@ SHAPES = {context: AttentionArms(ARMS, context, layers=3, head_dim=8) for contex
 FAMILIES = SHAPES[16].families
 STUDY = StudyDescription(
     title="Attention", question="Which?", config="a: 1\n", corpus=("made up",), machine="none", precision="32-true",
-    conventions=(), seconds_source="imagined", planned_runs=("context32/full-dim24-flops1e10-seed9",),
+    conventions=(), seconds_source="imagined", command="python study.py",
+    planned_runs=("context32/full-dim24-flops1e10-seed9",),
 )  # fmt: skip
 NOISE = (0.0, 0.04, -0.01)
 TIME = 10.0
@@ -60,6 +61,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     write(folder)
     return folder
+
+
+def test_the_page_has_the_report_and_its_figures(folder: Path) -> None:
+    text = (folder / "report.md").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.count('<img src="data:image/png') == text.count("![") > 0
+    assert f"<title>{STUDY.title}</title>" in page
+    assert text.count(f"Drawn by `{STUDY.command}`") == text.count("![")
 
 
 @pytest.fixture(scope="module")

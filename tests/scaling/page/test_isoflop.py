@@ -10,7 +10,7 @@ from scipy import stats
 from synthetic_study import study
 
 from toolkit.scaling.laws.isoflop import cells_of, isoflop_minima
-from toolkit.scaling.page.isoflop import FittedCurve, isoflop
+from toolkit.scaling.page.isoflop import FittedCurve, isoflop, reading
 from toolkit.scaling.results import RunResult
 
 
@@ -37,7 +37,8 @@ def test_intervals_of_the_means() -> None:
 
 def test_one_seed_has_no_interval() -> None:
     figure = isoflop(study(dims=(32, 48, 64)))
-    assert all(bar == 0 for trace in figure.data if trace.error_y.array is not None for bar in trace.error_y.array)
+    assert all(trace.error_y.array is None for trace in figure.data)  # bars of no length would still have caps
+    assert "bars" not in reading(study(dims=(32, 48, 64)))
 
 
 def test_the_parabola_is_that_of_the_minimum(rows: list[RunResult]) -> None:
@@ -72,6 +73,30 @@ def test_a_law_is_drawn_with_its_band_in_its_familys_panel(rows: list[RunResult]
         for row in rows)
     }  # fmt: skip
     assert {trace.xaxis for trace in mine} == {of_runs}
+
+
+def test_the_axis_is_that_of_the_runs_and_not_of_a_wide_band() -> None:
+    """All runs, minima and bars are in it, with less room than a fifth of it; the band's 20 bits per byte are not."""
+    rows = study(seeds=2, noise=0.03, dims=(32, 48, 64))
+    size = np.array([2e4, 4e4])
+    law = FittedCurve("moe", rows[0].budget, size, np.full(2, 2.0), np.full(2, -5.0), np.full(2, 20.0), "a law")
+    figure = isoflop(rows, [law])
+    [(low, high)] = {axis.range for axis in figure.select_yaxes()}
+    drawn = [row.bits_per_byte for row in rows] + [minimum.loss for minimum in isoflop_minima(rows)]
+    for trace in figure.data:
+        if trace.error_y.array is not None:
+            drawn += [*np.add(trace.y, trace.error_y.array), *np.subtract(trace.y, trace.error_y.array)]
+    assert low < min(drawn) <= max(drawn) < high
+    assert high - low < 1.25 * (max(drawn) - min(drawn))
+    words = reading(rows, [law])
+    for word in ("bars", "dashed", "a law", "bands", "dotted"):
+        assert word in words
+
+
+def test_one_run_has_an_axis() -> None:
+    rows = study(dims=(32,), dense_budgets=(1e12,), sparse_budgets=())[:1]
+    [(low, high)] = {axis.range for axis in isoflop(rows).select_yaxes()}
+    assert low < rows[0].bits_per_byte < high
 
 
 def test_no_rows_are_refused() -> None:

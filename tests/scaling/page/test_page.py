@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
+from toolkit.scaling.document import markdown_table
 from toolkit.scaling.page.page import write_page
 from toolkit.scaling.report_figure import ReportFigure
 
@@ -78,7 +80,36 @@ def test_contents_lead_to_the_sections(page: Path) -> None:
 def test_it_refers_to_nothing_outside_itself(read: Reader) -> None:
     assert read.loaded
     assert all(value.startswith("data:") for _, value in read.loaded)
-    assert "default-src 'none'" in Path(__file__).parents[3].joinpath("toolkit/scaling/page/page.html").read_text()
+
+
+def test_its_policy_allows_its_own_scripts_alone(page: Path, read: Reader) -> None:
+    text = page.read_text(encoding="utf-8")
+    policies = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)
+    rules = dict(rule.strip().split(" ", 1) for rule in policies[0].split(";"))
+    assert len(policies) == 1
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data: blob:"
+    run = [script for script in read.scripts if not script.startswith("{")]  # the others are data
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in run]
+    assert rules["script-src"].split() == [f"'sha256-{each}'" for each in hashes]
+    assert set(rules) == {"default-src", "script-src", "style-src", "img-src", "font-src"}
+
+
+def test_a_figure_is_named_by_its_captions_first_sentence(page: Path) -> None:
+    places = re.findall(r'<span class="plot[^"]*" role="(\w+)" aria-label="([^"]+)"', page.read_text(encoding="utf-8"))
+    assert ("group", "IsoFLOP curves: all runs of the table.") in places
+    assert {role for role, _ in places} == {"group"}
+
+
+def test_a_bar_in_a_cell_is_one(tmp_path: Path) -> None:
+    text = markdown_table("what | a", [["x | y", "`Causal() | Window(4)`"], ["`done \\| before`", "1"]])
+    path = write_page(text, [], tmp_path / "page.html", "t")
+    read = Reader(path.read_text(encoding="utf-8"))
+    assert read.tags.count("td") == 4
+    for words in ("x | y", "Causal() | Window(4)", "done | before"):
+        assert words in read.text
+    unescaped = [re.findall(r"(?<!\\)\|", line) for line in text.splitlines()]
+    assert {len(bars) for bars in unescaped} == {3}  # GitHub parts cells at every other bar, in code too
 
 
 def test_plotly_stands_in_it_once(read: Reader) -> None:

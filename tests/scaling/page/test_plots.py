@@ -67,6 +67,21 @@ def test_a_multiplier_without_a_place_is_not_drawn(known: list[ComputeMultiplier
     assert len(figure.data[1].x) == 2
 
 
+def test_a_panel_without_a_point_says_so_and_has_its_line(known: list[ComputeMultiplier]) -> None:
+    """A family that only the second panel has is in the legend; no shape is drawn over a panel without points."""
+    lost = [replace(entry, equal_flops=Estimate(math.inf, None, None, True, False)) for entry in known]
+    figure = plots.multipliers(lost)
+    assert [trace.name for trace in figure.data if trace.showlegend is not False] == ["moe"]
+    assert not figure.layout.shapes
+    lines = [trace for trace in figure.data if trace.line.dash == "dot"]
+    assert [trace.xaxis for trace in lines] == ["x", "x2"]
+    for line in lines:
+        assert set(line.y) == {1}
+        assert min(line.x) < 1e12 < 3e12 < max(line.x)
+    [note] = [note for note in figure.layout.annotations if note.text == "not finite"]
+    assert note.xref == "x domain"
+
+
 def test_total_parameters(rows: list[RunResult]) -> None:
     figure = plots.total_parameters(rows)
     drawn = sorted(point for trace in figure.data for point in points(trace))

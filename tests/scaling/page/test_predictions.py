@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from toolkit.scaling.figures_predictions import Prediction
+from toolkit.scaling.figures.predictions import Prediction
 from toolkit.scaling.page.predictions import predicted_against_measured, reach
 from toolkit.scaling.reach.table import ReachRow
 

@@ -77,7 +77,11 @@ def test_depth_follows_width_by_the_aspect_ratio_and_never_falls_below_layers(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": ""}, "name='': it must be some name"),
+        ({"name": ""}, "name='': it must be letters"),
+        ({"name": "<script>"}, "name='<script>'"),
+        ({"name": "a/b"}, "name='a/b'"),
+        ({"name": "a|b"}, "name="),
+        ({"name": "../a"}, "name="),
         ({"num_experts": -1}, "num_experts=-1: it must be 0 or more"),
         ({"num_experts": 8, "top_k": 9}, "top_k=9: it must be at most num_experts=8"),
         ({"top_k": 0}, "top_k=0: it must be positive"),

@@ -25,7 +25,7 @@ LOSSES = {
 }
 STUDY = StudyDescription(
     title="Routers", question="Which?", config="a: 1\n", corpus=("made up",), machine="none", precision="32-true",
-    conventions=(), seconds_source="imagined", planned_runs=("bias-dim24-flops1e10-seed9",),
+    conventions=(), seconds_source="imagined", command="python study.py", planned_runs=("bias-dim24-flops1e10-seed9",),
 )  # fmt: skip
 
 
@@ -106,6 +106,14 @@ def test_figures_are_there_and_name_their_runs(tmp_path: Path) -> None:
     for family in ("dense", "aux", "bias"):
         assert f"`{family}-dim24-flops1e+10-seed0`, 1, 2" in losses
         assert (f"`{family}-dim24-flops1e+10-seed0`, 1, 2" in balance) == (family != "dense")
+
+
+def test_the_page_has_the_report_and_its_figures(tmp_path: Path) -> None:
+    text = write(tmp_path, rows())
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count('<img src="data:image/png') == len(re.findall(r"!\[", text)) == 2
+    assert f"<title>{STUDY.title}</title>" in page
+    assert text.count(f"Drawn by `{STUDY.command}`") == 2
 
 
 def test_every_budget_has_its_tables(tmp_path: Path) -> None:

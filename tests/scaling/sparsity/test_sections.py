@@ -79,13 +79,13 @@ def test_predictions_stand_beside_what_was_measured() -> None:
     assert "a law (a law) chose" in parts[1]
     held, failed, half, gone = cells(parts)
     assert held == [
-        *("`moe`", "8 experts", "3e11", "32", "12,345", "45,678", "1.5e7"),
-        *("2.000 (1.900 to 2.100)", "2.040, 2.060", "+2.5%", "yes"),
+        *("`moe`", "3e11", "32", "12,345", "45,678", "1.5e7"),
+        *("2.000 (1.900 to 2.100)", "2.040, 2.060", "+2.5%", "yes", "8 experts"),
     ]
-    assert failed[3] == "8 (edge)"
-    assert failed[-3:] == ["2.200", "+10.0%", "**no**"]
-    assert half[-3:] == ["2.000, diverged", "+0.0%", "**no**"]
-    assert gone[-3:] == ["diverged, diverged", "", "**no**"]
+    assert failed[2] == "8 (edge)"
+    assert failed[-4:-1] == ["2.200", "+10.0%", "**no**"]
+    assert half[-4:-1] == ["2.000, diverged", "+0.0%", "**no**"]
+    assert gone[-4:-1] == ["diverged, diverged", "", "**no**"]
 
 
 def test_no_prediction_is_told_where_one_was_asked_for() -> None:

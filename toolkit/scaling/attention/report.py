@@ -36,7 +36,7 @@ RowsByContext = Mapping[int, Sequence[RunResult]]
 
 
 def write_studies_report(studies: ContextStudies, rows: RowsByContext) -> Path:
-    """Draw the figures and write report.md into the folder that holds the studies.
+    """Draw the figures and write report.md and report.html into the folder that holds the studies.
 
     Raises:
         ValueError: no run ended with a finite loss.
@@ -76,7 +76,7 @@ def describe(studies: ContextStudies) -> StudyDescription:
 def write_attention_report(
     folder: Path, rows: RowsByContext, shapes: Mapping[int, AttentionArms], study: StudyDescription, vocab_size: int
 ) -> Path:
-    """Write ``report.md`` and its figures into ``folder`` and return its path; it appears whole or not at all.
+    """Write ``report.md``, the same as ``report.html``, and the figures into ``folder``; the Markdown's path.
 
     Args:
         folder: of the studies; made if absent.
@@ -88,6 +88,8 @@ def write_attention_report(
     Raises:
         ValueError: no run ended with a finite loss.
     """
+    from toolkit.scaling.page.page import write_page
+
     named = {
         context: [replace(row, run=_labelled(context, row.run)) for row in of] for context, of in sorted(rows.items())
     }
@@ -106,6 +108,7 @@ def write_attention_report(
         sections += [f"## At {place}", _reading(budget), contexts_table(results, families)]
         sections += [part for result in results for part in _context_section(result, place)]
         figures += _figures(results, shapes, folder / f"contexts-dim{dim}-flops{number(budget)}.png")
+    figures = [figure.backed(command=study.command) for figure in figures]
     sections += figure_section(figures, folder)
     sections += [
         "## The arms",
@@ -120,8 +123,10 @@ def write_attention_report(
     for context, of in named.items():
         sections += runs_section(of, f"context{context}/results.csv", f"Every run at context {context:,}")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "report.md", "\n\n".join(sections) + "\n")
-    return folder / "report.md"
+    path = folder / "report.md"
+    write_atomically(path, "\n\n".join(sections) + "\n")
+    write_page(path, figures, path.with_suffix(".html"), study.title)
+    return path
 
 
 def _labelled(context: int, run: str) -> str:

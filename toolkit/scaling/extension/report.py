@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -42,12 +43,16 @@ BOARD = "board"
 
 
 def write_extension_report(study: ExtensionStudy, rows: Sequence[Measurement]) -> Path:
-    """Draw the figures and write report.md and TensorBoard's board into the study's folder; the report's path.
+    """Draw the figures and write report.md, report.html and TensorBoard's board into the study's folder.
+
+    Returns the Markdown's path.
 
     Raises:
         ValueError: the baseline was not evaluated.
     """
-    summary = summarise(rows)
+    from toolkit.scaling.page.page import write_page
+
+    summary, description = summarise(rows), _description(study)
     tuned_at = study.length * study.config.tune_multiple
     figures = {"loss_by_position": draw_positions(summary, tuned_at), "passkeys": draw_passkeys(summary)}
     folder = study.folder.path
@@ -63,13 +68,20 @@ def write_extension_report(study: ExtensionStudy, rows: Sequence[Measurement]) -
         f"above as is, below after the fine-tune. All runs of `{TABLE}`."
     )
     captions = {"loss_by_position": positions, "passkeys": keys}
-    drawn = [save_figure(figure, folder / f"{name}.png", captions[name]) for name, figure in figures.items()]
+    drawn = [
+        save_figure(figure, folder / f"{name}.png", captions[name]).backed(command=description.command)
+        for name, figure in figures.items()
+    ]
     write_board(folder / BOARD, summary, figures)
-    write_atomically(folder / "report.md", extension_report(study, summary, drawn))
-    return folder / "report.md"
+    path = folder / "report.md"
+    write_atomically(path, extension_report(study, summary, drawn, description))
+    write_page(path, drawn, path.with_suffix(".html"), TITLE)
+    return path
 
 
-def extension_report(study: ExtensionStudy, summary: ExtensionSummary, figures: Sequence[ReportFigure]) -> str:
+def extension_report(
+    study: ExtensionStudy, summary: ExtensionSummary, figures: Sequence[ReportFigure], description: StudyDescription
+) -> str:
     """The report as Markdown."""
     length, config = study.length, study.config
     stretch = Stretch(length, float(config.multiples[-1]), study.model.head_dim, study.model.rope_base)
@@ -113,7 +125,7 @@ def extension_report(study: ExtensionStudy, summary: ExtensionSummary, figures: 
         "all, and set afterwards change the model at every length.",
         "## What this cannot claim",
         bullets(limits(study.bases[0], summary, config, stretch)),
-        *study_section(_description(study)),
+        *study_section(description),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -159,5 +171,5 @@ def _description(study: ExtensionStudy) -> StudyDescription:
         seconds_source="wall-clock of the training steps and of the evaluations, with whatever else the machine did "
         "meanwhile: the load average stands beside them, 1 being this process alone.",
         code_version=code_version(),
-        command=" ".join(["python", *sys.argv]),
+        command=shlex.join(["python", *sys.argv]),
     )

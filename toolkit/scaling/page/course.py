@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from toolkit.checks import require
 from toolkit.scaling.figures import flops_text
-from toolkit.scaling.page.style import blank, log_axis, look
+from toolkit.scaling.page.style import blank, label, log_axis, look
 from toolkit.scaling.run_records import BalanceCurve, Floats, LossCurve
 
 _DIGITS = 4  # significant, of what is drawn by the hundred: a page holds every record of every run
@@ -31,8 +31,8 @@ def training(curves: Sequence[LossCurve]) -> go.Figure:
     named: set[str] = set()
     for curve in sorted(curves, key=lambda curve: (curve.family, -curve.budget)):
         strength = 0.25 + 0.6 * (budgets.index(curve.budget) + 1) / len(budgets)
-        style = {"name": curve.family, "legendgroup": curve.family, "opacity": strength}
-        style |= {"hovertemplate": f"{curve.run}<br>%{{x:.3g}} FLOPs: %{{y:.3f}}<extra></extra>"}
+        style = {"name": label(curve.family), "legendgroup": curve.family, "opacity": strength}
+        style |= {"hovertemplate": f"{label(curve.run)}<br>%{{x:.3g}} FLOPs: %{{y:.3f}}<extra></extra>"}
         colour, first = looks[curve.family]["color"], curve.family not in named
         named.add(curve.family)
         both = ((curve.flops, curve.train_loss), (curve.validated_at, curve.bits_per_byte))
@@ -71,9 +71,14 @@ def balance(curves: Sequence[BalanceCurve], families: Iterable[str] = ()) -> go.
     figure = blank(2, titles=("MaxVio of one batch", "entropy of the loads / log experts"), height=400)
     looks, named = look([*families, *(curve.family for curve in curves)]), set[str]()
     for curve in curves:
-        style: dict[str, Any] = {"name": curve.family, "legendgroup": curve.family, "mode": "lines", "opacity": 0.6}
+        style: dict[str, Any] = {
+            "name": label(curve.family),
+            "legendgroup": curve.family,
+            "mode": "lines",
+            "opacity": 0.6,
+        }
         style |= {"line": {"color": looks[curve.family]["color"], "width": 1.2}, "x": _rounded(curve.share)}
-        style |= {"hovertemplate": f"{curve.run}<br>at %{{x:.0%}}: %{{y:.3f}}<extra></extra>"}
+        style |= {"hovertemplate": f"{label(curve.run)}<br>at %{{x:.0%}}: %{{y:.3f}}<extra></extra>"}
         for column, values in enumerate((curve.max_violation, curve.load_entropy), start=1):
             shown = column == 1 and curve.family not in named
             figure.add_scatter(y=_rounded(values), showlegend=shown, **style, row=1, col=column)
@@ -89,7 +94,7 @@ def expert_load(load: Mapping[str, Floats], steps: Floats, run: str) -> go.Figur
         ValueError: no layers.
     """
     require(bool(load), "load", dict(load), "at least one layer's record")
-    figure = blank(1, len(load), titles=list(load), height=70 + 190 * len(load))
+    figure = blank(1, len(load), titles=[label(name) for name in load], height=70 + 190 * len(load))
     for row, (name, shares) in enumerate(load.items(), start=1):
         even = 1 / shares.shape[1]
         top = max(2 * even, float(np.nanmax(shares)))
@@ -100,11 +105,11 @@ def expert_load(load: Mapping[str, Floats], steps: Floats, run: str) -> go.Figur
             zmin=0,
             zmax=top,
             colorbar=colour_bar(row, len(load), "share"),
-            hovertemplate=f"{run}, {name}<br>step %{{x}}, expert %{{y}}: %{{z:.3f}}<extra></extra>",
+            hovertemplate=f"{label(run)}, {label(name)}<br>step %{{x}}, expert %{{y}}: %{{z:.3f}}<extra></extra>",
             row=row,
             col=1,
         )
-    figure.update_yaxes(title_text="expert", dtick=1, showgrid=False)
+    figure.update_yaxes(title_text="expert", dtick=1, showgrid=False, autorange="reversed")
     figure.update_xaxes(title_text="training step", row=len(load))
     return figure
 

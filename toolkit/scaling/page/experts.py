@@ -10,9 +10,11 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from toolkit.checks import require
-from toolkit.scaling.figures_experts import (
+from toolkit.scaling.figures.experts import (
     CLASS_COLOURS,
     DOUBLINGS,
+    NEVER,
+    NEVER_COLOUR,
     TOP_TOKENS,
     bars_of_classes,
     commonest,
@@ -20,10 +22,19 @@ from toolkit.scaling.figures_experts import (
     paired_layers,
 )
 from toolkit.scaling.page.course import colour_bar
-from toolkit.scaling.page.style import blank
+from toolkit.scaling.page.style import blank, label
 from toolkit.scaling.specialisation import LayerSpecialisation
 
-DIVERGING = [[0, "#2166ac"], [0.5, "#f7f7f7"], [1, "#b2182b"]]
+_LOWEST = 2 * NEVER + DOUBLINGS  # so that NEVER stands in the middle of its colour on the bar
+_SHARE = (-DOUBLINGS - _LOWEST) / (DOUBLINGS - _LOWEST)
+_GREY, _BLUE, _RED = NEVER_COLOUR, "#2166ac", "#b2182b"
+_SCALE = [[0, _GREY], [_SHARE, _GREY], [_SHARE, _BLUE], [(1 + _SHARE) / 2, "#f7f7f7"], [1, _RED]]
+_LIFTS = [-2, -1, 0, 1, 2, 3]
+_BAR = {  # blue to red from DOUBLINGS down to DOUBLINGS up, and below them grey
+    "title": {"text": "log<sub>2</sub> lift", "side": "right"},
+    "tickvals": [NEVER, *_LIFTS],
+    "ticktext": ["never", *map(str, _LIFTS)],
+}
 
 
 def specialisation(
@@ -40,7 +51,9 @@ def specialisation(
         ValueError: no layers.
     """
     require(bool(layers), "layers", dict(layers), "at least one")
-    titles = [f"{name}: {layer.mutual_information:.2f} of {layer.ceiling:.2f} bits" for name, layer in layers.items()]
+    titles = [
+        f"{label(name)}: {layer.mutual_information:.2f} of {layer.ceiling:.2f} bits" for name, layer in layers.items()
+    ]
     figure = blank(1, len(layers), titles=titles, height=90 + 230 * len(layers))
     for row, layer in enumerate(layers.values(), start=1):
         ids = commonest(layer, top)
@@ -48,16 +61,16 @@ def specialisation(
         figure.add_heatmap(
             z=doublings(layer.lift[:, ids]).round(3),
             customdata=shares,
-            colorscale=DIVERGING,
-            zmin=-DOUBLINGS,
+            colorscale=_SCALE,
+            zmin=_LOWEST,
             zmax=DOUBLINGS,
-            colorbar=colour_bar(row, len(layers), "log<sub>2</sub> lift"),
+            colorbar={**colour_bar(row, len(layers), ""), **_BAR},
             hovertemplate="token %{x}, expert %{y}<br>chosen by %{customdata:.1%} of them<extra></extra>",
             row=row,
             col=1,
         )
         ticks = list(range(len(ids)))
-        figure.update_xaxes(tickvals=ticks, ticktext=[labels[token] for token in ids], tickangle=-90, row=row)
+        figure.update_xaxes(tickvals=ticks, ticktext=[label(labels[token]) for token in ids], tickangle=-90, row=row)
     figure.update_xaxes(tickfont={"family": "ui-monospace, monospace", "size": 11}, showgrid=False)
     figure.update_yaxes(title_text="expert", dtick=1, showgrid=False, autorange="reversed")
     return figure
@@ -73,7 +86,7 @@ def token_kinds(layers: Mapping[str, LayerSpecialisation], classes: npt.NDArray[
     columns = min(3, len(layers))
     lines = math.ceil(len(layers) / columns)
     most = max(len(layer.counts) for layer in layers.values())
-    figure = blank(columns, lines, titles=list(layers), height=80 + (90 + 22 * most) * lines)
+    figure = blank(columns, lines, titles=[label(name) for name in layers], height=80 + (90 + 22 * most) * lines)
     named: set[str] = set()
     for at, layer in enumerate(layers.values()):
         bars, shares = bars_of_classes(layer, classes)
@@ -108,7 +121,7 @@ def co_selection(layers: Mapping[str, LayerSpecialisation]) -> go.Figure:
     require(bool(paired), "layers", list(layers), "at least one with tokens of two experts")
     columns = min(3, len(paired))
     lines = math.ceil(len(paired) / columns)
-    figure = blank(columns, lines, titles=list(paired), height=60 + 330 * lines)
+    figure = blank(columns, lines, titles=[label(name) for name in paired], height=60 + 330 * lines)
     for at, layer in enumerate(paired.values()):
         figure.add_heatmap(
             z=doublings(layer.pair_lift).round(3),
@@ -118,8 +131,8 @@ def co_selection(layers: Mapping[str, LayerSpecialisation]) -> go.Figure:
             row=at // columns + 1,
             col=at % columns + 1,
         )
-    bar = {"title": {"text": "log<sub>2</sub> lift", "side": "right"}, "thickness": 12, "outlinewidth": 0}
-    axis = {"colorscale": DIVERGING, "cmin": -DOUBLINGS, "cmax": DOUBLINGS, "colorbar": bar}
+    bar = {**_BAR, "thickness": 12, "outlinewidth": 0}
+    axis = {"colorscale": _SCALE, "cmin": _LOWEST, "cmax": DOUBLINGS, "colorbar": bar}
     figure.update_layout(coloraxis=axis)
     figure.update_xaxes(title_text="expert", dtick=1, showgrid=False)
     figure.update_yaxes(dtick=1, showgrid=False, autorange="reversed")

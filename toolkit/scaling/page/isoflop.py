@@ -14,10 +14,11 @@ from scipy import stats
 from toolkit.checks import require
 from toolkit.scaling.figures import flops_text
 from toolkit.scaling.laws.isoflop import Array, IsoFLOPMinimum, SeedNoise, cells_of, isoflop_minima, seed_noise
-from toolkit.scaling.page.style import LOSS, band, blank, cell_text, log_axis, look
+from toolkit.scaling.page.style import LOSS, band, blank, cell_text, label, log_axis, look
 from toolkit.scaling.results import RunResult
 
 _PANELS = 3  # budgets beside each other
+_ROOM = 0.08  # above and below the losses, as a share of their span
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class FittedCurve:
 def isoflop(rows: Sequence[RunResult], curves: Sequence[FittedCurve] = ()) -> go.Figure:
     """Loss against active parameters, a panel for each budget: runs, means with intervals, parabola, minimum, laws.
 
-    The means' bars are 95% intervals from the seed noise pooled over all cells (Student's t); none with one seed.
+    The means' bars are 95% intervals from the seed noise pooled over all cells (Student's t); none with one seed. The
+    vertical axis is that of the runs and minima: a law's interval may leave it. :func:`reading` says all this.
 
     Raises:
         ValueError: no rows, or a loss that is not finite.
@@ -68,8 +70,39 @@ def isoflop(rows: Sequence[RunResult], curves: Sequence[FittedCurve] = ()) -> go
             _draw_isoflop(figure, mine, minimum, noise, {**colours, "named": minimum.family in named}, place)
             named.add(minimum.family)
         figure.update_xaxes(log_axis(row.active_parameters for row in here), title_text="active parameters", **place)
+    figure.update_yaxes(range=_loss_range(rows, minima, noise))
     figure.update_yaxes(title_text=LOSS, col=1)
     return figure
+
+
+def reading(rows: Sequence[RunResult], curves: Sequence[FittedCurve] = ()) -> str:
+    """How to read what only the interactive figure has: sentences for the end of its caption."""
+    noise, found = seed_noise(rows), []
+    if noise is not None:
+        found.append(
+            "bars are 95% intervals of the means, from the noise over seeds pooled over all cells "
+            f"({noise.degrees_of_freedom} degrees of freedom)"
+        )
+    if curves:
+        names = ", ".join(dict.fromkeys(curve.name for curve in curves))
+        found.append(f"dashed lines are the fitted law ({names})")
+    if any(curve.low is not None for curve in curves):
+        found.append("bands are its intervals, cut where they leave the axis, which is that of the runs")
+    found.append("a dotted parabola has its minimum outside the sizes or none")
+    return f" In the interactive figure {'; '.join(found)}."
+
+
+def _loss_range(
+    rows: Sequence[RunResult], minima: Sequence[IsoFLOPMinimum], noise: SeedNoise | None
+) -> tuple[float, float]:
+    """Ends of the vertical axis: all runs, means with their bars and minima, and some room."""
+    points = [row.bits_per_byte for row in rows] + [minimum.loss for minimum in minima]
+    for cell in cells_of(rows):
+        half = _half(noise, cell.seeds)
+        points += [cell.loss - half, cell.loss + half]
+    low, high = min(points), max(points)
+    room = _ROOM * (high - low) or _ROOM * high
+    return low - room, high + room
 
 
 def _draw_isoflop(
@@ -82,8 +115,9 @@ def _draw_isoflop(
 ) -> None:
     """One family at one budget."""
     cells, colour = cells_of(rows), style["color"]
-    group = {"legendgroup": minimum.family, "name": minimum.family}
+    group = {"legendgroup": minimum.family, "name": label(minimum.family)}
     half = [_half(noise, cell.seeds) for cell in cells]
+    bar = {"type": "data", "array": half, "color": colour, "thickness": 1.2, "width": 4}
     means = {"color": "rgba(0,0,0,0)", "size": 10, "symbol": style["symbol"], "line": {"color": colour, "width": 1.6}}
     figure.add_scatter(
         x=[row.active_parameters for row in rows],
@@ -101,9 +135,9 @@ def _draw_isoflop(
         y=[cell.loss for cell in cells],
         mode="markers",
         marker=means,
-        error_y={"type": "data", "array": half, "color": colour, "thickness": 1.2, "width": 4},
+        error_y=bar if noise is not None else None,
         showlegend=False,
-        hovertext=[cell_text(cell, bar) for cell, bar in zip(cells, half, strict=True)],
+        hovertext=[cell_text(cell, each) for cell, each in zip(cells, half, strict=True)],
         hoverinfo="text",
         **group,
         **place,
@@ -122,7 +156,7 @@ def _draw_isoflop(
             **place,
         )
     found = f"{minimum.size:,.0f} active parameters<br>{minimum.loss:.4f} bits per byte"
-    text = f"<b>minimum of {minimum.family}</b> ({minimum.method})<br>{found}"
+    text = f"<b>minimum of {label(minimum.family)}</b> ({minimum.method})<br>{found}"
     star = {"symbol": "star", "size": 14, "color": colour, "line": {"color": "white", "width": 1}}
     figure.add_scatter(
         x=[minimum.size],
@@ -139,10 +173,10 @@ def _draw_isoflop(
 
 def _draw_law(figure: go.Figure, curve: FittedCurve, colour: str, place: dict[str, int]) -> None:
     """A law's curve with its band."""
-    group = {"legendgroup": curve.name, "name": curve.name}
+    group = {"legendgroup": curve.name, "name": label(curve.name)}
     if curve.low is not None and curve.high is not None:
         figure.add_trace(band(list(curve.size), list(curve.low), list(curve.high), colour, **group), **place)
-    first = not any(trace.name == curve.name and trace.showlegend for trace in figure.data)
+    first = not any(trace.legendgroup == curve.name and trace.showlegend for trace in figure.data)
     figure.add_scatter(
         x=curve.size,
         y=curve.loss,
@@ -163,6 +197,6 @@ def _half(noise: SeedNoise | None, seeds: int) -> float:
 
 def _run_text(row: RunResult) -> str:
     return (
-        f"<b>{row.run}</b><br>{row.bits_per_byte:.4f} bits per byte<br>{row.active_parameters:,} of {row.parameters:,} "
-        f"parameters active<br>{row.tokens:,} tokens, {row.seconds:.1f} s"
+        f"<b>{label(row.run)}</b><br>{row.bits_per_byte:.4f} bits per byte<br>{row.active_parameters:,} of "
+        f"{row.parameters:,} parameters active<br>{row.tokens:,} tokens, {row.seconds:.1f} s"
     )

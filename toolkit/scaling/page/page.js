@@ -59,13 +59,22 @@ for (const table of document.querySelectorAll("table")) {
   for (const header of table.tHead.rows[0].cells) {
     const column = Array.from(table.tBodies[0].rows, (row) => row.cells[header.cellIndex]);
     if (column.some((cell) => cell && cell.className === "number")) header.style.textAlign = "right";
-    header.setAttribute("role", "button");
-    header.tabIndex = 0;
-    header.addEventListener("click", () => sortBy(header));
-    header.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); sortBy(header); }
-    });
+    if (!header.textContent.trim()) continue; // a button without a name says nothing
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...header.childNodes);
+    button.addEventListener("click", () => sortBy(header));
+    header.append(button);
   }
+}
+
+// A table that goes on to the right fades there.
+
+for (const box of document.querySelectorAll(".table")) {
+  const mark = () => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+  box.addEventListener("scroll", mark, { passive: true });
+  new ResizeObserver(mark).observe(box);
+  mark();
 }
 
 // Contents: the section being read is marked.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -30,7 +31,8 @@ def write_page(markdown: str | Path, figures: Sequence[ReportFigure], path: str 
 
     The page is the very Markdown, with a table of contents, tables that scroll and sort, and in place of each image
     the interactive twin of its figure, or the image itself where the figure has none or scripts are off. All of it is
-    inside the file, plotly included; a content security policy forbids it to load anything.
+    inside the file, plotly included; a content security policy forbids it to load anything, and to run any script but
+    plotly and the page's own, whose hashes it names: HTML in the report's text cannot run one.
 
     Args:
         markdown: the report's path, or its text, whose images are then relative to the page's folder.
@@ -49,11 +51,28 @@ def write_page(markdown: str | Path, figures: Sequence[ReportFigure], path: str 
     lost = [str(figure.path) for figure in figures if figure.path.resolve() not in pictures.placed]
     require(not lost, "figures", lost, "figures whose image stands in the text")
     path.parent.mkdir(parents=True, exist_ok=True)
-    template = Template(_file("page.html"))
-    plotly = f"<script>{get_plotlyjs()}</script>" if pictures.interactive else ""
-    parts = {"title": html.escape(title), "contents": contents, "body": body, "plotly": plotly}
-    write_atomically(path, template.substitute(parts, style=_file("page.css"), script=_file("page.js")))
+    write_atomically(path, _filled(title, contents, body, get_plotlyjs() if pictures.interactive else ""))
     return path
+
+
+def _filled(title: str, contents: str, body: str, plotly: str) -> str:
+    """The page around its body; without ``plotly`` where there is nothing to draw."""
+    script = _file("page.js")
+    return Template(_file("page.html")).substitute(
+        title=html.escape(title),
+        contents=contents,
+        body=body,
+        plotly=f"<script>{plotly}</script>" if plotly else "",
+        scripts=" ".join(_hash(text) for text in (plotly, script) if text),
+        style=_file("page.css"),
+        script=script,
+    )
+
+
+def _hash(script: str) -> str:
+    """The source by which a content security policy allows an inline script of exactly this text."""
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
 def _convert(text: str, pictures: _Pictures) -> tuple[str, str]:
@@ -66,6 +85,7 @@ def _convert(text: str, pictures: _Pictures) -> tuple[str, str]:
     body = re.sub(r"<summary>(.*?)</summary>", _summary, body)
     table = '<div class="table" tabindex="0"><table>'
     body = body.replace("<table>", table).replace("</table>", "</table></div>")
+    body = re.sub(r"<t([dh])\b.*?</t\1>", lambda cell: cell[0].replace(r"\|", "|"), body)  # escaped in code, for GitHub
     return body, str(converter.toc)
 
 
@@ -113,18 +133,31 @@ class _Pictures(Treeprocessor, Extension):
         if figure is None or figure.interactive is None:
             return still
         self.interactive += 1
-        return _interactive(figure.interactive, still, alt)
+        return _interactive(figure.interactive, still, _first_sentence(figure.caption) or alt)
 
 
-def _interactive(figure: Any, still: str, alt: str) -> str:
+def _first_sentence(caption: str) -> str:
+    """What a reader who cannot see the figure is told of it; without Markdown's marks."""
+    return re.split(r"(?<=[.!?])\s", caption.replace("`", ""), maxsplit=1)[0]
+
+
+def _interactive(figure: Any, still: str, label: str) -> str:
     """The place of an interactive figure, its data, and the still for where scripts are off."""
     data = to_json(figure, validate=False, pretty=False)  # which writes "<" as an escape, so that no tag ends in it
     layout = figure.get("layout", {}) if isinstance(figure, dict) else figure.layout.to_plotly_json()
     height = layout.get("height", 430)
+    look = "plot wide" if _side_by_side(layout) else "plot"
     return (
-        f'<span class="plot" role="img" aria-label="{html.escape(alt)}" style="height:{height:g}px">'
-        f'<script type="application/json">{data}</script></span><noscript>{still}</noscript>'
+        f'<span class="scroll"><span class="{look}" role="group" aria-label="{html.escape(label)}" '
+        f'style="height:{height:g}px"><script type="application/json">{data}</script></span></span>'
+        f"<noscript>{still}</noscript>"
     )
+
+
+def _side_by_side(layout: Mapping[str, Any]) -> bool:
+    """Whether panels stand beside each other, for which a phone is too narrow."""
+    axes = (axis for name, axis in layout.items() if re.fullmatch(r"xaxis\d*", name))
+    return any((axis.get("domain") or (0, 1))[0] > 0 for axis in axes)
 
 
 def _data_uri(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Interactive figures of what families cost: frontiers, multipliers, loss against all parameters.
 
-Each is the twin of a PNG of the report: :mod:`toolkit.scaling.figures` and ``figures_cost`` draw the same.
+Each is the twin of a PNG of the report: :mod:`toolkit.scaling.figures` draws the same.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import plotly.graph_objects as go
 from toolkit.checks import require
 from toolkit.scaling.claims import number, times
 from toolkit.scaling.figures import flops_text, hull_line
-from toolkit.scaling.figures_cost import KINDS, finite_entries, interval_ends
+from toolkit.scaling.figures.cost import KINDS, finite_entries, interval_ends
 from toolkit.scaling.laws.isoflop import cells_of, isoflop_minima
 from toolkit.scaling.multiplier import ComputeMultiplier, Estimate
-from toolkit.scaling.page.style import LOSS, MUTED, bars, blank, cell_text, log_axis, look
+from toolkit.scaling.page.style import LOSS, MUTED, bars, blank, cell_text, label, log_axis, look
 from toolkit.scaling.results import RunResult
 
 
@@ -35,7 +35,7 @@ def frontier(rows: Sequence[RunResult], multipliers: Sequence[ComputeMultiplier]
     for family, style in looks.items():
         members = [cell for cell in cells if cell.family == family]
         best = [minimum for minimum in minima if minimum.family == family]
-        group = {"legendgroup": family, "name": family}
+        group = {"legendgroup": family, "name": label(family)}
         figure.add_scatter(
             x=[one.budget for one in best],
             y=[one.loss for one in best],
@@ -43,7 +43,7 @@ def frontier(rows: Sequence[RunResult], multipliers: Sequence[ComputeMultiplier]
             line_color=style["color"],
             marker={"size": 9, **style},
             hovertext=[
-                f"<b>{family}</b><br>{number(one.budget)} FLOPs<br>{one.loss:.4f} bits per byte" for one in best
+                f"<b>{label(family)}</b><br>{number(one.budget)} FLOPs<br>{one.loss:.4f} bits per byte" for one in best
             ],
             hoverinfo="text",
             row=1,
@@ -91,7 +91,7 @@ def _draw_reach(figure: go.Figure, entry: ComputeMultiplier, colour: str) -> tup
                 marker={"symbol": "line-ns-open", "size": 9, "color": colour},
                 showlegend=False,
                 legendgroup=entry.family,
-                hovertext=f"{entry.family}: {times(estimate)} times",
+                hovertext=f"{label(entry.family)}: {times(estimate)} times",
                 hoverinfo="text",
                 row=1,
                 col=at + 1,
@@ -110,13 +110,15 @@ def multipliers(entries: Sequence[ComputeMultiplier]) -> go.Figure:
     """
     require(bool(entries), "entries", entries, "at least one family's multiplier")
     figure = blank(2, titles=tuple(KINDS.values()), shared=True)
-    drawn: list[float] = [1.0]
+    drawn, named = [1.0], set[str]()
     looks = dict(look(family for entry in entries for family in (entry.family, entry.baseline)))
     del looks[entries[0].baseline]  # which is the dotted line
     for family, style in looks.items():
         for column, kind in enumerate(KINDS, start=1):
             mine = finite_entries([entry for entry in entries if entry.family == family], kind)
             known = [(entry.budget, getattr(entry, kind)) for entry in mine]
+            if not known:
+                continue
             values = [estimate.value for _, estimate in known]
             low, high = interval_ends(estimate for _, estimate in known)
             figure.add_scatter(
@@ -126,22 +128,35 @@ def multipliers(entries: Sequence[ComputeMultiplier]) -> go.Figure:
                 mode="lines+markers",
                 marker={"size": 9, **style},
                 line_color=style["color"],
-                name=family,
+                name=label(family),
                 legendgroup=family,
-                showlegend=column == 1,
+                showlegend=family not in named,
                 hovertext=[_estimate_text(family, kind, *point) for point in known],
                 hoverinfo="text",
                 row=1,
                 col=column,
             )
+            named.add(family)
             drawn += [value for value in (*values, *low, *high) if value > 0]
-    figure.add_hline(y=1, line_dash="dot", line_color=MUTED)
+    _draw_even(figure, [entry.budget for entry in entries])
+    for column, kind in enumerate(KINDS, start=1):
+        if not finite_entries(entries, kind):
+            place = {"xref": "x domain", "yref": "y domain", "x": 0.5, "y": 0.6, "showarrow": False}
+            figure.add_annotation(text="not finite", font_color=MUTED, **place, row=1, col=column)
     figure.update_xaxes(
         log_axis((entry.budget for entry in entries), flops_text), title_text="training compute (FLOPs)"
     )
     figure.update_yaxes(log_axis(drawn))
     figure.update_yaxes(title_text="compute multiplier", col=1)
     return figure
+
+
+def _draw_even(figure: go.Figure, budgets: Sequence[float]) -> None:
+    """The line at 1 of both panels: a trace, since a shape across a panel without points is drawn at NaN."""
+    ends = [min(budgets) / 1.2, max(budgets) * 1.2]
+    line = {"mode": "lines", "line": {"color": MUTED, "dash": "dot"}, "hoverinfo": "skip", "showlegend": False}
+    for column in range(1, len(KINDS) + 1):
+        figure.add_scatter(x=ends, y=[1, 1], **line, row=1, col=column)
 
 
 def total_parameters(rows: Sequence[RunResult]) -> go.Figure:
@@ -167,7 +182,7 @@ def total_parameters(rows: Sequence[RunResult]) -> go.Figure:
             marker={"size": 9, **looks[first.family]},
             line_color=looks[first.family]["color"],
             opacity=strength,
-            name=f"{first.family}, {flops_text(first.budget)} FLOPs",
+            name=f"{label(first.family)}, {flops_text(first.budget)} FLOPs",
             legendgroup=first.family,
             hovertext=text,
             hoverinfo="text",
@@ -186,4 +201,4 @@ def _curves(rows: Sequence[RunResult]) -> list[list[RunResult]]:
 
 def _estimate_text(family: str, kind: str, budget: float, estimate: Estimate) -> str:
     flag = "<br>extrapolated" if estimate.extrapolated else ""
-    return f"<b>{family}</b>, {number(budget)} FLOPs<br>{times(estimate)} at {KINDS[kind]}{flag}"
+    return f"<b>{label(family)}</b>, {number(budget)} FLOPs<br>{times(estimate)} at {KINDS[kind]}{flag}"

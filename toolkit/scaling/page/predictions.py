@@ -8,8 +8,8 @@ from statistics import fmean
 import plotly.graph_objects as go
 
 from toolkit.checks import require
-from toolkit.scaling.figures_predictions import Prediction
-from toolkit.scaling.page.style import MUTED, bars, blank, cycle, look
+from toolkit.scaling.figures.predictions import Prediction
+from toolkit.scaling.page.style import MUTED, bars, blank, cycle, label, look
 from toolkit.scaling.reach.table import ReachRow
 
 
@@ -28,14 +28,16 @@ def predicted_against_measured(predictions: Sequence[Prediction], quantity: str 
         mine = [one for one in predictions if one.group == group]
         values = [one.predicted for one in mine]
         low, high = zip(*(one.interval for one in mine), strict=True)
-        text = [f"<b>{one.name}</b><br>measured {one.measured:.4f}<br>predicted {one.predicted:.4f}" for one in mine]
+        text = [
+            f"<b>{label(one.name)}</b><br>measured {one.measured:.4f}<br>predicted {one.predicted:.4f}" for one in mine
+        ]
         figure.add_scatter(
             x=[one.measured for one in mine],
             y=values,
             error_y=bars(values, low, high),
             mode="markers",
             marker={"size": 9, **style},
-            name=group,
+            name=label(group),
             hovertext=text,
             hoverinfo="text",
         )
@@ -71,8 +73,8 @@ def reach(rows: Sequence[ReachRow], chance: float | None = None) -> go.Figure:
             mode="lines+markers",
             line=line,
             marker={"symbol": symbols, "size": 7},
-            name=pattern,
-            hovertemplate=f"<b>{pattern}</b><br>distance %{{x}}: %{{y:.1%}}<extra></extra>",
+            name=label(pattern),
+            hovertemplate=f"<b>{label(pattern)}</b><br>distance %{{x}}: %{{y:.1%}}<extra></extra>",
         )
     if chance is not None:
         figure.add_hline(y=chance, line_dash="dot", line_color=MUTED)

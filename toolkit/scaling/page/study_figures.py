@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
 from toolkit.data.tokenizer import Tokenizer
-from toolkit.scaling.figures import plot_expert_load, plot_frontier, plot_isoflop, run_names
-from toolkit.scaling.figures_cost import plot_multipliers, plot_total_parameters
-from toolkit.scaling.figures_course import plot_balance_over_time, plot_training
-from toolkit.scaling.figures_experts import paired_layers, plot_classes, plot_co_selection, plot_specialisation
-from toolkit.scaling.figures_predictions import Prediction, plot_predictions
+from toolkit.scaling.figures import plot_frontier, plot_isoflop, run_names
+from toolkit.scaling.figures.cost import plot_multipliers, plot_total_parameters
+from toolkit.scaling.figures.course import plot_balance_over_time, plot_expert_load, plot_training
+from toolkit.scaling.figures.experts import paired_layers, plot_classes, plot_co_selection, plot_specialisation
+from toolkit.scaling.figures.predictions import Prediction, plot_predictions
 from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.multiplier import ComputeMultiplier
 from toolkit.scaling.page import course, experts, plots
-from toolkit.scaling.page.isoflop import FittedCurve, isoflop
+from toolkit.scaling.page.isoflop import FittedCurve, isoflop, reading
 from toolkit.scaling.page.predictions import predicted_against_measured
 from toolkit.scaling.report_figure import ReportFigure
 from toolkit.scaling.results import RunResult
@@ -69,8 +70,9 @@ def _table_figures(
     folder: Path, rows: Sequence[RunResult], multipliers: Sequence[ComputeMultiplier], curves: Sequence[FittedCurve]
 ) -> list[ReportFigure]:
     """Those that the table of runs alone is enough for."""
+    curved = plot_isoflop(rows, folder / "isoflop.png").backed(interactive=isoflop(rows, curves))
     figures = [
-        plot_isoflop(rows, folder / "isoflop.png").backed(interactive=isoflop(rows, curves)),
+        replace(curved, caption=curved.caption + reading(rows, curves)),
         plot_frontier(rows, folder / "frontier.png", multipliers).backed(interactive=plots.frontier(rows, multipliers)),
     ]
     if multipliers:

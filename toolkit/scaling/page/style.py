@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -91,7 +92,13 @@ def log_axis(values: Iterable[float], text: Callable[[float], str] = tick_text) 
     room = max(0.06 * (high - low), 0.04)
     low, high = low - room, high + room
     shown = [tick for tick in _log_ticks(low, high) if tick > 0 and low <= math.log10(tick) <= high]
-    return {"type": "log", "range": [low, high], "tickvals": shown, "ticktext": [text(tick) for tick in shown]}
+    return {
+        "type": "log",
+        "range": [low, high],
+        "tickvals": shown,
+        "ticktext": [text(tick) for tick in shown],
+        "tickangle": 0,
+    }
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -156,10 +163,19 @@ def cycle(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def label(text: str) -> str:
+    """Text as plotly shows it: what it is given it reads as HTML of a few tags.
+
+    >>> label("a<b> & c")
+    'a&lt;b&gt; &amp; c'
+    """
+    return html.escape(text, quote=False)
+
+
 def cell_text(cell: Cell, half: float = 0.0) -> str:
     """What the pointer shows of a cell: what was trained, its loss and half its interval, its size and time."""
     interval = f" ± {half:.4f}" if half else ""
     return (
-        f"<b>{cell.family}, dim {cell.dim}, {number(cell.budget)} FLOPs</b><br>{cell.loss:.4f}{interval} bits per "
-        f"byte, mean of {cell.seeds}<br>{cell.size:,} active parameters<br>{cell.seconds:.1f} s"
+        f"<b>{label(cell.family)}, dim {cell.dim}, {number(cell.budget)} FLOPs</b><br>{cell.loss:.4f}{interval} bits "
+        f"per byte, mean of {cell.seeds}<br>{cell.size:,} active parameters<br>{cell.seconds:.1f} s"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -28,16 +29,17 @@ class Family:
     """One way to build a decoder's layers.
 
     Attributes:
-        name: what the family is called in plans, tables and figures.
+        name: what the family is called in plans, tables, figures and folders.
         num_experts: routed experts of each layer; 0 for a dense feed-forward.
-        top_k, shared_experts: routed experts that a token uses, and those that every token uses. All are equally wide,
-            such that one token's add up to the dense feed-forward: their number is the granularity.
+        top_k: routed experts that a token uses.
+        shared_experts: experts that every token uses beside those. All experts are equally wide, such that one token's
+            add up to the dense feed-forward: top_k + shared_experts is the granularity.
         balance, z_loss: coefficients of the default router's losses.
         router: another router as text (:func:`toolkit.routing.build_router`), which names its losses itself.
         patterns: attention of the layers, first to last, repeated as often as there are layers: two make a hybrid.
 
     Raises:
-        ValueError: if the name is empty, a number is out of its range or a pattern is not understood.
+        ValueError: if the name does not suit a folder, a number is out of its range or a pattern is not understood.
     """
 
     name: str
@@ -50,12 +52,13 @@ class Family:
     patterns: tuple[str, ...] = ("Causal()",)
 
     def __post_init__(self) -> None:
-        require(self.name != "", "name", self.name, "some name")
+        fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+_.-]*", self.name) is not None
+        require(fits, "name", self.name, "letters, digits, '+', '-', '_' and '.', beginning with one of the first two")
         for name in ("num_experts", "shared_experts", "balance", "z_loss"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require_positive(top_k=self.top_k)
-        fits = self.num_experts == 0 or self.top_k <= self.num_experts
-        require(fits, "top_k", self.top_k, f"at most num_experts={self.num_experts}")
+        enough = self.num_experts == 0 or self.top_k <= self.num_experts
+        require(enough, "top_k", self.top_k, f"at most num_experts={self.num_experts}")
         require(len(self.patterns) > 0, "patterns", self.patterns, "at least one")
         for pattern in self.patterns:
             parse_sparsity(pattern)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,15 +32,20 @@ LEVEL = 0.99
 
 
 def write_reach_report(study: ReachStudy, rows: Sequence[ReachRow]) -> Path:
-    """Draw the figure and write report.md into the study's folder; it appears whole or not at all.
+    """Draw the figure and write report.md and report.html into the study's folder; the Markdown's path.
 
     Raises:
         ValueError: if there are no rows.
     """
+    from toolkit.scaling.page.page import write_page
+    from toolkit.scaling.page.predictions import reach
+
     require(bool(rows), "rows", len(rows), "at least one run's")
     folder, chance = study.folder.path, study.task.training.chance
     reached = {arm.name: arm_reach(study.model, arm, study.task.length) for arm in study.arms}
     figure = plot_reach(rows, reached, chance, study.task.nearest, folder / "reach.png")
+    description, runs = _description(study), dict.fromkeys(f"{row.pattern}-seed{row.seed}" for row in rows)
+    figure = figure.backed(command=description.command, runs=runs, interactive=reach(rows, chance))
     sections = [
         f"# {TITLE}",
         f"**Question.** {QUESTION}",
@@ -52,10 +58,11 @@ def write_reach_report(study: ReachStudy, rows: Sequence[ReachRow]) -> Path:
         _arms_table(study, rows),
         "## What this cannot tell",
         bullets(_limits(study, rows)),
-        *study_section(_description(study)),
+        *study_section(description),
     ]
     path = folder / "report.md"
     write_atomically(path, "\n\n".join(sections) + "\n")
+    write_page(path, [figure], path.with_suffix(".html"), TITLE)
     return path
 
 
@@ -182,5 +189,5 @@ def _description(study: ReachStudy) -> StudyDescription:
         ),
         seconds_source="wall-clock of the training steps, with whatever else the machine did meanwhile",
         code_version=code_version(),
-        command=" ".join(["python", *sys.argv]),
+        command=shlex.join(["python", *sys.argv]),
     )

@@ -35,7 +35,7 @@ TABLE = "results.csv"
 
 
 def write_study_report(study: Study, rows: Sequence[RunResult]) -> Path:
-    """Read the runs' routing back, draw the figures and write report.md into the study's folder.
+    """Read the runs' routing back, draw the figures and write report.md and report.html into the study's folder.
 
     Raises:
         ValueError: no run ended with a finite loss.
@@ -54,7 +54,7 @@ def write_routing_report(
     shape: RoutingArms,
     study: StudyDescription,
 ) -> Path:
-    """Write ``report.md`` and its figures into ``folder`` and return its path; it appears whole or not at all.
+    """Write ``report.md``, the same as ``report.html``, and the figures into ``folder``; the Markdown's path.
 
     Args:
         folder: of the study; made if absent.
@@ -66,6 +66,8 @@ def write_routing_report(
     Raises:
         ValueError: no run ended with a finite loss.
     """
+    from toolkit.scaling.page.page import write_page
+
     finite, diverged = finite_runs(rows)
     require(bool(finite), "rows", f"{len(rows)} runs", "at least one finished run with a finite loss")
     sections, figures = [f"# {study.title}", f"**Question.** {study.question}"], []
@@ -78,6 +80,7 @@ def write_routing_report(
         place = f"{number(budget)} FLOPs, dim {dim}"
         sections += [*_causal_section(causal, shape.baseline, place), *_apart_section(apart, shape.baseline, place)]
         figures += _figures(causal, shape.baseline, folder, f"dim{dim}-flops{number(budget)}")
+    figures = [figure.backed(command=study.command) for figure in figures]
     sections += figure_section(figures, folder)
     sections += [
         "## The arms",
@@ -90,8 +93,10 @@ def write_routing_report(
         *runs_section(rows, TABLE),
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "report.md", "\n\n".join(sections) + "\n")
-    return folder / "report.md"
+    path = folder / "report.md"
+    write_atomically(path, "\n\n".join(sections) + "\n")
+    write_page(path, figures, path.with_suffix(".html"), study.title)
+    return path
 
 
 def _causal_section(arms: Sequence[ArmResult], baseline: str, place: str) -> list[str]:

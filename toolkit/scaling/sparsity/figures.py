@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from toolkit.data import validation_windows
-from toolkit.scaling.figures_predictions import Prediction
+from toolkit.scaling.figures.predictions import Prediction
 from toolkit.scaling.laws.isoflop import finite_runs
 from toolkit.scaling.multiplier import ComputeMultiplier
 from toolkit.scaling.page.isoflop import FittedCurve

@@ -55,7 +55,7 @@ def write_sparsity_report(found: Findings) -> Path:
         others={"The runs of the prediction": found.next_rows, "The runs of the search": found.searched},
     )
     write_page(path, figures, path.with_suffix(".html"), TITLE)
-    write_sweep_board(folder, found.rows, figures)
+    write_sweep_board(folder, found.rows, figures, [*found.searched, *found.next_rows])
     return path
 
 

@@ -37,14 +37,19 @@ def law_section(laws: Laws | None, no_laws: str, baseline: str) -> list[str]:
         "all its seeds. *Extrapolated*: the budget was not trained for the family, or that compute is outside the "
         f"budgets of `{baseline}`; *edge*: the width is the least or the largest that a law may choose.",
         markdown_table(
-            "family | budget (FLOPs) | best width | bits per byte | **multiplier at equal FLOPs** | ",
+            "family | budget (FLOPs) | best width | bits per byte | **multiplier at equal FLOPs** | verdict",
             [_law_cells(entry) for entry in laws.multipliers],
         ),
     ]
 
 
 def _constants(laws: Laws) -> str:
-    return ", ".join(f"{name} = {value:.4g}" for name, value in laws.best.theta.items()).replace("e+", "e")
+    return ", ".join(f"{name} = {_short(value)}" for name, value in laws.best.theta.items())
+
+
+def _short(value: float) -> str:
+    """Four digits, 1.5e11 rather than 1.5e+11."""
+    return f"{value:.4g}".replace("e+", "e")
 
 
 def _law_cells(entry: LawMultiplier) -> tuple[str, ...]:
@@ -144,7 +149,6 @@ def prediction_section(tests: Sequence[Tested], asked: bool, built: Mapping[str,
     body = [
         (
             f"`{test.prediction.family}`",
-            (built or {}).get(test.prediction.family, ""),
             number(test.prediction.budget),
             str(test.prediction.dim) + (" (edge)" if test.prediction.at_edge else ""),
             f"{test.prediction.active:,.0f}",
@@ -154,6 +158,7 @@ def prediction_section(tests: Sequence[Tested], asked: bool, built: Mapping[str,
             ", ".join([*(f"{loss:.3f}" for loss in test.measured.values()), *(["diverged"] * len(test.diverged))]),
             f"{100 * test.error:+.1f}%" if test.measured else "",
             "yes" if test.held else "**no**",
+            (built or {}).get(test.prediction.family, ""),
         )
         for test in tests
     ]
@@ -164,8 +169,8 @@ def prediction_section(tests: Sequence[Tested], asked: bool, built: Mapping[str,
         "than any it was fitted to and wrote down the loss (`prediction.json`), with the 95% interval for one run by "
         f"itself. Then they were trained. For {held} of {len(tests)} families all runs lie within it.",
         markdown_table(
-            "family | layers | FLOPs | width | active parameters | all parameters | tokens | predicted bits per byte "
-            "| measured | mean over predicted | within",
+            "family | FLOPs | width | active parameters | all parameters | tokens | predicted bits per byte "
+            "| measured | mean over predicted | within | layers",
             body,
         ),
     ]

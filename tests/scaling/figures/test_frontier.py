@@ -9,7 +9,7 @@ import pytest
 from png import check, pixels
 from synthetic_study import run_result, study
 
-from toolkit.scaling.figures import flops_text, plot_expert_load, plot_frontier, plot_isoflop
+from toolkit.scaling.figures import plot_frontier, plot_isoflop
 from toolkit.scaling.multiplier import compute_multiplier
 
 
@@ -46,35 +46,3 @@ def test_no_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one finished run"):
         plot_isoflop([], tmp_path / "figure.png")
     assert not list(tmp_path.iterdir())
-
-
-def shares(records: int, experts: int) -> np.ndarray:
-    return np.random.default_rng(0).dirichlet(np.ones(experts), size=records)
-
-
-def test_expert_load(tmp_path: Path) -> None:
-    load = {"layers.0": shares(30, 8), "layers.1": shares(30, 4)}
-    figure = plot_expert_load(load, np.arange(30) ** 2, tmp_path / "load.png", "moe-seed0")
-    check(figure)
-    assert "moe-seed0" in figure.caption
-    assert figure.runs == ("moe-seed0",)
-
-
-@pytest.mark.parametrize(
-    ("load", "message"),
-    [
-        ({}, "at least one layer"),
-        ({"a": shares(29, 8)}, r"load\['a'\]\.shape=\(29, 8\)"),
-        ({"a": shares(30, 8)[0]}, "shape"),
-        ({"a": 2 * shares(30, 8)}, "sum to 1"),
-    ],
-)
-def test_bad_load_is_refused(tmp_path: Path, load: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        plot_expert_load(load, np.arange(30), tmp_path / "load.png", "run")
-
-
-@pytest.mark.parametrize(("value", "text"), [(3e11, "3e11"), (1e9, "1e9"), (1.25e10, "1.25e10"), (120.0, "120")])
-def test_flops_are_written_short(value: float, text: str) -> None:
-    assert flops_text(value) == text
-    assert float(text) == value

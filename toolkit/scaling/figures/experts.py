@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from toolkit.checks import require
-from toolkit.scaling.figures import COLOURS, blank_figure, save_figure
+from toolkit.scaling.figures.style import COLOURS, blank_figure, save_figure
 from toolkit.scaling.report_figure import ReportFigure
 from toolkit.scaling.specialisation import Floats, LayerSpecialisation
 from toolkit.scaling.token_classes import CLASSES, class_shares
@@ -27,7 +28,14 @@ DOUBLINGS = 3.0
 CLASS_COLOURS = dict(zip(CLASSES, (*COLOURS[:6], "#999999", "#cfcfcf"), strict=True))
 """Of kinds of tokens."""
 
-_COLOURS: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -DOUBLINGS, "vmax": DOUBLINGS, "interpolation": "nearest"}
+NEVER = -DOUBLINGS - 0.25
+"""Where :func:`doublings` puts what never happened: below the colours, in one of its own."""
+
+NEVER_COLOUR = "#5c5c5c"
+
+_MAP = colormaps["RdBu_r"].with_extremes(under=NEVER_COLOUR)
+_COLOURS: dict[str, Any] = {"cmap": _MAP, "vmin": -DOUBLINGS, "vmax": DOUBLINGS, "interpolation": "nearest"}
+_BAR: dict[str, Any] = {"label": "log2 lift", "extend": "min"}
 
 
 def plot_specialisation(
@@ -53,11 +61,12 @@ def plot_specialisation(
         image = axis.imshow(doublings(layer.lift[:, ids]), aspect="auto", **_COLOURS)
         axis.set_xticks(range(len(ids)), [labels[token].replace("$", r"\$") for token in ids], rotation=90)
         _finish(axis, f"{name}: {layer.mutual_information:.2f} of {layer.ceiling:.2f} bits")
-        figure.colorbar(image, ax=axis, pad=0.015, label="log2 lift")
+        figure.colorbar(image, ax=axis, pad=0.015, **_BAR)
     caption = (
         f"What experts of run `{run}` take: how many doublings likelier the token in the column chooses the expert "
-        f"than tokens do at large, the {top} commonest tokens of validation text. White: as likely. Above each layer "
-        "the mutual information of token and expert, and what it is for a router that reads the token alone."
+        f"than tokens do at large, the {top} commonest tokens of validation text. White: as likely. {_colours(layers)} "
+        "Above each layer the mutual information of token and expert, and what it is for a router that reads the token "
+        "alone."
     )
     return save_figure(figure, path, caption, [run])
 
@@ -83,10 +92,11 @@ def plot_co_selection(layers: Mapping[str, LayerSpecialisation], path: Path, run
         axis.set_xlabel("expert", fontsize=9)
         _finish(axis, name)
     assert image is not None
-    figure.colorbar(image, ax=axes, label="log2 lift")
+    figure.colorbar(image, ax=axes, **_BAR)
     caption = (
         f"Which experts of run `{run}` serve one token together: how many doublings oftener than if pairs formed "
-        "independently at the experts' loads (quasi-independence), validation text. White: as often."
+        "independently at the experts' loads (quasi-independence), validation text. White: as often. "
+        f"{_colours(paired)}"
     )
     return save_figure(figure, path, caption, [run])
 
@@ -156,10 +166,16 @@ def commonest(layer: LayerSpecialisation, top: int) -> list[int]:
 
 
 def doublings(lift: Floats) -> Floats:
-    """log2 of the lift; what never happened stands at the colours' lower end, and what was not expected is nan."""
+    """log2 of the lift, at most DOUBLINGS up or down; NEVER for what never happened, nan for what was not expected."""
     with np.errstate(divide="ignore"):
         logs: Floats = np.log2(lift)
-    return np.where(np.isneginf(logs), -DOUBLINGS, logs)
+    return np.where(np.isneginf(logs), NEVER, logs.clip(-DOUBLINGS, DOUBLINGS))
+
+
+def _colours(layers: Mapping[str, LayerSpecialisation]) -> str:
+    """How the colours are read, and how many tokens are behind "never"."""
+    tokens = max(int(layer.occurrences.sum()) for layer in layers.values())
+    return f"Colours end at {DOUBLINGS:g} doublings; grey: never, among {tokens:,} tokens."
 
 
 def _finish(axis: Axes, title: str) -> None:

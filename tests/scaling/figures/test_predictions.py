@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from png import check, pixels
 
-from toolkit.scaling.figures_predictions import Prediction, plot_predictions
+from toolkit.scaling.figures.predictions import Prediction, plot_predictions
 
 MADE = [Prediction("run0", "dense", 2.0, 2.1, 1.9, 2.2), Prediction("run1", "moe", 1.8, 1.9)]
 

@@ -9,7 +9,9 @@ import pytest
 from png import check
 
 from toolkit.data import ByteTokenizer
-from toolkit.scaling.figures_experts import (
+from toolkit.scaling.figures.experts import (
+    DOUBLINGS,
+    NEVER,
     bars_of_classes,
     commonest,
     doublings,
@@ -46,6 +48,8 @@ def test_figures_of_a_run(tmp_path: Path) -> None:
         check(figure)
         assert "`run7`" in figure.caption
         assert figure.runs == ("run7",)
+    for figure in (figures[0], figures[2]):
+        assert "grey: never, among 3,000 tokens" in figure.caption
 
 
 def test_one_expert_a_token_makes_no_pairs(tmp_path: Path) -> None:
@@ -63,7 +67,9 @@ def test_the_commonest_tokens_in_order() -> None:
 
 
 def test_doublings() -> None:
-    np.testing.assert_array_equal(doublings(np.array([1.0, 4.0, 0.5, 0.0, np.nan])), [0, 2, -1, -3, np.nan])
+    lift = np.array([1.0, 4.0, 0.5, 0.0, np.nan, 2**-20, 2**20])
+    np.testing.assert_array_equal(doublings(lift), [0, 2, -1, NEVER, np.nan, -DOUBLINGS, DOUBLINGS])
+    assert NEVER < -DOUBLINGS
 
 
 def test_kinds_add_up_to_the_whole() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.checks import require
-from toolkit.scaling.figures import blank_figure, draw_legend, family_looks, save_figure
+from toolkit.scaling.figures.style import blank_figure, draw_legend, family_looks, save_figure
 from toolkit.scaling.report_figure import ReportFigure
 
 

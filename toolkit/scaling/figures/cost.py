@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 
 from toolkit.checks import require
 from toolkit.scaling.claims import number
-from toolkit.scaling.figures import (
+from toolkit.scaling.figures.style import (
     draw_legend,
     family_looks,
     flops_text,
@@ -48,6 +48,8 @@ def plot_multipliers(entries: Sequence[ComputeMultiplier], path: Path, runs: Ite
         for family, (colour, marker) in looks.items():  # the baseline is the dotted line and keeps its colour
             mine = finite_entries([entry for entry in entries if entry.family == family], kind)
             _draw_multipliers(axis, mine, kind, {"color": colour, "marker": marker})
+        if not finite_entries(entries, kind):
+            axis.text(0.5, 0.6, "not finite", transform=axis.transAxes, ha="center", color="0.4", fontsize=9)
         axis.axhline(1, color="0.4", lw=1, ls=":")
         axis.set_title(title, fontsize=10)
         axis.set_xscale("log")
@@ -138,7 +140,10 @@ def plot_total_parameters(rows: Sequence[RunResult], path: Path) -> ReportFigure
 
 
 def _budget_ticks(axis: Axes, budgets: Iterable[float]) -> None:
-    axis.xaxis.set_major_locator(FixedLocator(sorted(set(budgets))))
+    """Ticks at the budgets, all of them in sight whatever is drawn."""
+    known = sorted(set(budgets))
+    axis.set_xlim(known[0] / 1.2, known[-1] * 1.2)
+    axis.xaxis.set_major_locator(FixedLocator(known))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: flops_text(value)))
     axis.xaxis.set_minor_locator(NullLocator())
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from png import check, pixels
 
-from toolkit.scaling.figures_course import plot_balance_over_time, plot_training
+from toolkit.scaling.figures.course import plot_balance_over_time, plot_expert_load, plot_training
 from toolkit.scaling.run_records import BalanceCurve, LossCurve
 
 FLOPS = np.geomspace(1e9, 1e11, 20)
@@ -40,3 +40,29 @@ def test_no_curves_are_refused(tmp_path: Path) -> None:
     for plot in (plot_training, plot_balance_over_time):
         with pytest.raises(ValueError, match="curves"):
             plot([], tmp_path / "figure.png")
+
+
+def shares(records: int, experts: int) -> np.ndarray:
+    return np.random.default_rng(0).dirichlet(np.ones(experts), size=records)
+
+
+def test_expert_load(tmp_path: Path) -> None:
+    load = {"layers.0": shares(30, 8), "layers.1": shares(30, 4)}
+    figure = plot_expert_load(load, np.arange(30) ** 2, tmp_path / "load.png", "moe-seed0")
+    check(figure)
+    assert "moe-seed0" in figure.caption
+    assert figure.runs == ("moe-seed0",)
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        ({}, "at least one layer"),
+        ({"a": shares(29, 8)}, r"load\['a'\]\.shape=\(29, 8\)"),
+        ({"a": shares(30, 8)[0]}, "shape"),
+        ({"a": 2 * shares(30, 8)}, "sum to 1"),
+    ],
+)
+def test_bad_load_is_refused(tmp_path: Path, load: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plot_expert_load(load, np.arange(30), tmp_path / "load.png", "run")

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from png import check, pixels
 from synthetic_study import study
 
-from toolkit.scaling.figures_cost import finite_entries, interval_ends, plot_multipliers, plot_total_parameters
+from toolkit.scaling.figures import cost
+from toolkit.scaling.figures.cost import finite_entries, interval_ends, plot_multipliers, plot_total_parameters
 from toolkit.scaling.multiplier import ComputeMultiplier, Estimate, compute_multiplier
 
 
@@ -37,6 +39,21 @@ def test_what_has_no_place_is_named(tmp_path: Path, entries: list[ComputeMultipl
     assert "Not finite and not drawn: `moe` at 3e11 FLOPs and equal seconds." in figure.caption
     assert finite_entries([lost, *entries[1:]], "equal_seconds") == entries[1:]
     assert len(finite_entries([lost, *entries[1:]], "equal_flops")) == len(entries)
+
+
+def test_an_empty_panel_says_so_and_has_its_budgets(
+    tmp_path: Path, entries: list[ComputeMultiplier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    save = cost.save_figure
+    monkeypatch.setattr(cost, "save_figure", lambda figure, *rest: (drawn.append(figure), save(figure, *rest))[1])
+    lost = [replace(entry, equal_seconds=Estimate(math.inf, None, None, True, False)) for entry in entries]
+    plot_multipliers(lost, tmp_path / "m.png")
+    known, empty = drawn[0].axes
+    assert [text.get_text() for text in known.texts] == []
+    assert [text.get_text() for text in empty.texts] == ["not finite"]
+    low, high = empty.get_xlim()
+    assert [tick for tick in empty.get_xticks() if low < tick < high] == sorted({entry.budget for entry in entries})
 
 
 def test_an_open_interval_reaches_beyond_all_others() -> None:
