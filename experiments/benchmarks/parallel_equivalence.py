@@ -24,6 +24,7 @@ from torch.multiprocessing import get_context
 from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.parallel import ParallelConfig
 from toolkit.training.equivalence import Steps, train_steps
+from toolkit.training.pipelined_steps import train_pipelined
 
 Work = Callable[[DecoderConfig, ParallelConfig, torch.dtype], Steps]
 COLUMNS = ("loss", "norm", "gradients", "weights", "loads")
@@ -32,6 +33,11 @@ COLUMNS = ("loss", "norm", "gradients", "weights", "loads")
 def train(model: DecoderConfig, parallel: ParallelConfig, dtype: torch.dtype) -> Steps:
     """Three steps in the processes of the default group, or alone."""
     return train_steps(model, parallel, dtype=dtype)
+
+
+def pipelined(model: DecoderConfig, parallel: ParallelConfig, dtype: torch.dtype) -> Steps:
+    """Three steps of four micro-batches through a pipeline, or accumulated by one process."""
+    return train_pipelined(model, parallel, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,8 @@ ROWS = [
     Row("context + tensor", ParallelConfig(context=2, tensor=2), UNCHOSEN),
     Row("expert", ParallelConfig(data=2, expert=2), ROUTED),
     Row("expert, copied, + shard", ParallelConfig(data=2, shard=2, expert=2), ROUTED),
+    Row("pipeline", ParallelConfig(pipeline=2), work=pipelined),
+    Row("pipeline + data", ParallelConfig(pipeline=2, data=2), work=pipelined),
 ]
 """The table; a new way to spread a model adds its own."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -82,6 +82,7 @@ def recompute_layers(model: nn.Module, recompute: Recompute) -> None:
             layer.forward = Recomputed(layer, policy)  # type: ignore[method-assign]
 
 
+@cache
 def kept_operators() -> frozenset[Any]:
     """The operators whose outputs ``"selective"`` keeps: products, attention, experts."""
     aten, own = torch.ops.aten, torch.ops.toolkit

@@ -32,10 +32,11 @@ def parallelize(decoder: Decoder, meshes: Meshes) -> nn.Module:
     Raises:
         ValueError: if a layer cannot be shared so, as :func:`toolkit.parallel.tensor.tensor_parallel`,
             :func:`toolkit.parallel.context.context_parallel` and :func:`toolkit.parallel.expert.expert_parallel` say;
-            or with ``pipeline`` above 1, whose stages are modules of their own.
+            or with ``pipeline`` above 1: see :class:`toolkit.parallel.pipeline.PipelineTrainer`.
     """
     config = meshes.config
-    require(config.pipeline == 1, "pipeline", config.pipeline, "1: the stages of a pipeline are several modules")
+    right = "1 here; toolkit.parallel.pipeline.PipelineTrainer runs a pipeline's stages in a plain loop"
+    require(config.pipeline == 1, "pipeline", config.pipeline, right)
     set_batch_group(None if config.is_replicated else meshes.tokens)
     if config.is_replicated:
         return decoder if config.world_size == 1 else DistributedDataParallel(decoder)

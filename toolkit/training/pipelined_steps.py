@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from toolkit.layers import MoE, auxiliary_losses
+from toolkit.layers.recomputation import Recompute, recompute_layers
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.parallel import ParallelConfig, build_mesh
 from toolkit.parallel.pipeline import PipelineTrainer, token_loss
@@ -24,6 +25,7 @@ def train_pipelined(
     micro_batches: int = 4,
     schedule: str = "1f1b",
     stages_per_process: int = 1,
+    recompute: Recompute = "none",
     steps: int = 3,
     batch_size: int = 8,
     length: int = 16,
@@ -41,11 +43,13 @@ def train_pipelined(
         parallel: as many processes as there are.
         micro_batches: of a step; with ``data``, each process takes its share of every one.
         schedule, stages_per_process: see :class:`toolkit.parallel.pipeline.PipelineTrainer`.
+        recompute: what layers compute again, see :func:`toolkit.layers.recomputation.recompute_layers`.
         steps, batch_size, length, dtype, gradient_clip, seed: see :func:`toolkit.training.equivalence.train_steps`;
             loads are of all micro-batches of the last step.
     """
     torch.manual_seed(seed)
     decoder = Decoder(model).to(dtype)
+    recompute_layers(decoder, recompute)
     batches = torch.randint(model.vocab_size, (steps, batch_size, length + 1))
     if parallel.pipeline == 1:
         return _accumulated(decoder, batches, micro_batches, gradient_clip)

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
+from toolkit.checks import require
 from toolkit.parallel import (
     Meshes,
     ParallelConfig,
@@ -38,9 +39,15 @@ class MeshStrategy(DDPStrategy):
 
     Args:
         parallel: the sizes; more than ``data`` above 1.
+
+    Raises:
+        ValueError: if ``pipeline`` is above 1: a pipeline's schedule runs forwards and backwards of its own, and
+            Lightning's loop calls the backward of one loss.
     """
 
     def __init__(self, parallel: ParallelConfig) -> None:
+        right = "1: Lightning's loop owns the backward pass; toolkit.parallel.pipeline.PipelineTrainer has a plain loop"
+        require(parallel.pipeline == 1, "pipeline", parallel.pipeline, right)
         # Offloaded gradients are reduced on the GPU and their norm on the CPU.
         both = parallel.offload and parallel.device == "gpu"
         super().__init__(process_group_backend="cpu:gloo,cuda:nccl" if both else None)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from toolkit.layers.recomputation import recompute_layers
 from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.parallel import ParallelConfig, SentBytes, build_mesh
 from toolkit.parallel.pipeline import PipelineTrainer
@@ -22,12 +25,16 @@ BIASED = BlockConfig(
     MoEConfig(hidden_dim=8, num_experts=4, top_k=2, router="TopKRouter(score='sigmoid', balancer=BiasBalancer())"),
 )
 HASHED = BlockConfig(ATTENTION, MoEConfig(hidden_dim=8, num_experts=4, top_k=1, router="HashRouter()"))
+SEQUENCE = BlockConfig(
+    ATTENTION, replace(MOE.feed_forward, router="TopKRouter(losses=[LoadBalancingLoss(over='sequence')])")
+)
 DEPTHS = BlockConfig(ATTENTION, MOE.feed_forward, depth_capacity=0.5)
 KINDS = {
     "dense": (DENSE,) * 4,
     "moe": (MOE, BIASED, DENSE, MOE),
     "depths": (DENSE, DEPTHS, MOE, DEPTHS),
     "hashed": (DENSE, HASHED, HASHED, DENSE),
+    "sequence": (DENSE, SEQUENCE, DENSE, SEQUENCE),
 }
 """Four layers; losses of one name are on several stages and not on all."""
 
@@ -47,6 +54,7 @@ def trainer_of(kind: str, pipeline: int, **settings: Any) -> PipelineTrainer:
     torch.manual_seed(0)
     changes = {"tied_head": settings.pop("tied_head", True)}
     model = Decoder(decoder(kind, **changes)).double()
+    recompute_layers(model, settings.pop("recompute", "none"))
     settings = {"length": LENGTH, "micro_batches": 4, **settings}
     return PipelineTrainer(model, build_mesh(ParallelConfig(pipeline=pipeline)), **settings)
 
@@ -55,6 +63,11 @@ def windows(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     """input_ids and labels (batch, LENGTH), the same in every process."""
     tokens = torch.randint(VOCAB_SIZE, (batch, LENGTH + 1), generator=torch.Generator().manual_seed(1))
     return tokens[:, :-1], tokens[:, 1:]
+
+
+def several(tried: list[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
+    """What each of some functions gives with its arguments, in the same processes."""
+    return [work(*arguments) for work, arguments in tried]
 
 
 def sent_bytes(tied_head: bool, schedule: str, stages_per_process: int) -> dict[str, float]:
@@ -101,6 +114,16 @@ def reported() -> tuple[float, dict[str, float], dict[str, list[float]], list[st
     return losses.task.item(), auxiliary, stats, [name for name, _ in trainer.decoder.named_parameters()]
 
 
+def evaluated() -> tuple[float, str, float]:
+    """The loss in eval mode, what is said in training mode, and a training step's loss after it."""
+    trainer = trainer_of("moe", dist.get_world_size())
+    refused = _refused(lambda: trainer.evaluate(*windows(8)))
+    trainer.decoder.eval()
+    loss = trainer.evaluate(*windows(8)).item()
+    trainer.decoder.train()
+    return loss, refused, trainer.step(*windows(8)).total.item()
+
+
 def packed() -> dict[str, torch.Tensor]:
     """Gradients of packed documents with padding."""
     trainer = trainer_of("moe", dist.get_world_size())
@@ -126,9 +149,14 @@ def refusals() -> list[str]:
         lambda: trainer_of("dense", 2, schedule="interleaved", micro_batches=5),
         lambda: trainer_of("dense", 2, stages_per_process=2),
         lambda: trainer_of("dense", 2, schedule="zero bubble"),
+        _recomputed,
         lambda: _beside(ParallelConfig(shard=2)),
     ]
     return [_refused(each) for each in tries]
+
+
+def _recomputed() -> None:
+    trainer_of("moe", 2, recompute="full")
 
 
 def _beside(parallel: ParallelConfig) -> None:

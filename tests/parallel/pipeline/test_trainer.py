@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -17,10 +17,12 @@ from pipeline_work import (
     accumulated,
     decoder,
     documents,
+    evaluated,
     packed,
     refusals,
     reported,
     sent_bytes,
+    several,
     train_all,
     windows,
 )
@@ -31,8 +33,10 @@ from toolkit.parallel import ParallelConfig
 from toolkit.parallel.pipeline import PipelineLosses, token_loss
 from toolkit.parallel.pipeline.trainer import require_alone
 from toolkit.routing import LoadBalancingLoss
+from toolkit.training.checkpoints.strategy import ShardedStrategy
 from toolkit.training.equivalence import Steps
 from toolkit.training.pipelined_steps import train_pipelined
+from toolkit.training.strategy import strategy_of
 
 INTERLEAVED = {"schedule": "interleaved", "stages_per_process": 2}
 TWO, FOUR, COPIES = ParallelConfig(pipeline=2), ParallelConfig(pipeline=4), ParallelConfig(pipeline=2, data=2)
@@ -56,11 +60,22 @@ def assert_same(cases: Iterable[Case]) -> None:
 
 
 def test_two_processes_are_one() -> None:
+    assert_same(
+        [
+            ("moe", {}, TWO, {}),
+            ("moe", {"tied_head": False}, TWO, INTERLEAVED),
+            ("dense", {"mup_base_dim": 8}, TWO, {"micro_batches": 8}),
+        ]
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_however_layers_are_made() -> None:
     plain: list[Case] = [(kind, {"tied_head": tied}, TWO, {}) for kind in KINDS for tied in (True, False)]
     ways: list[Case] = [
-        ("moe", {}, TWO, INTERLEAVED),
         ("moe", {}, TWO, {"schedule": "gpipe", "micro_batches": 1}),
-        ("dense", {"mup_base_dim": 8}, TWO, {"micro_batches": 8}),
+        ("sequence", {}, TWO, {"recompute": "full"}),
+        ("dense", {}, TWO, {"recompute": "selective"}),
     ]
     assert_same(plain + ways)
 
@@ -104,7 +119,7 @@ def test_what_a_step_reports_is_of_all_stages_and_micro_batches() -> None:
             path = f"blocks.{layer}.feed_forward"
             counts[path] = counts.get(path, 0) + model.get_submodule(path).stats.counts
     names = []
-    for here, others, stats, held in run_processes(2, reported):
+    for here, others, stats, held in (found[0] for found in in_two()):
         assert here == pytest.approx(task, rel=1e-12)
         assert others == pytest.approx(auxiliary, rel=1e-12)
         assert stats == {path: each.tolist() for path, each in counts.items()}
@@ -119,7 +134,7 @@ def test_total_is_the_sum() -> None:
 
 
 def test_gradients_add_up_over_steps_and_tied_copies_stay_the_same() -> None:
-    for worst, alike, norm in run_processes(2, accumulated):
+    for worst, alike, norm in (found[1] for found in in_two()):
         assert worst < 1e-12
         assert alike
         assert norm
@@ -133,25 +148,44 @@ def test_packed_documents_are_told_to_every_stage() -> None:
     for ids, labels, numbers in zip(*(table.chunk(4) for table in (*windows(8), documents())), strict=True):
         loss = token_loss(model(ids, sequence_ids=numbers).logits, labels) + sum(auxiliary_losses(model).values())
         (loss / 4).backward()
-    for gradients in run_processes(2, packed):
+    for gradients in (found[2] for found in in_two()):
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(torch.from_numpy(gradients[name]), parameter.grad, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("tied", "schedule", "per_process"), [(True, "1f1b", 1), (False, "gpipe", 1), (False, "interleaved", 2)]
-)
-def test_bytes_sent_are_those_of_the_activations_and_their_gradients(
-    tied: bool, schedule: str, per_process: int
-) -> None:
+SENT = [(True, "1f1b", 1), (False, "gpipe", 1), (False, "interleaved", 2)]
+
+
+@cache
+def in_two() -> list[list[Any]]:
+    """By rank, what the functions of the following tests gave, each in the same two processes."""
+    tried = [(reported, ()), (accumulated, ()), (packed, ()), (refusals, ()), (evaluated, ())]
+    return run_processes(2, several, [*tried, *((sent_bytes, arguments) for arguments in SENT)])
+
+
+@pytest.mark.parametrize("case", range(len(SENT)))
+def test_bytes_sent_are_those_of_the_activations_and_their_gradients(case: int) -> None:
     """micro_batches * (2, LENGTH, DIM) numbers of 8 bytes over each of the stages' borders, one way and the other."""
+    tied, _, per_process = SENT[case]
     crossing = 4 * 2 * LENGTH * DIM * 8
     borders = 2 * per_process - 1
-    first, last = run_processes(2, sent_bytes, tied, schedule, per_process)
+    first, last = (found[5 + case] for found in in_two())
     assert first["send"] + last["send"] == 2 * borders * crossing
     assert first["send"] == last["send"]  # as many borders are crossed forward from one as backward from the other
     losses = 1 * 8  # the task's, summed over the stages in fp64
     assert first["all_reduce"] == losses + (VOCAB_SIZE * DIM * 8 if tied else 0)
+
+
+def test_evaluation_is_without_gradients_and_training_goes_on_after_it() -> None:
+    torch.manual_seed(0)
+    model = Decoder(decoder("moe")).double().eval()
+    input_ids, labels = windows(8)
+    expected = token_loss(model(input_ids).logits, labels).item()
+    for rank, (loss, refused, after) in enumerate(found[4] for found in in_two()):
+        assert loss == pytest.approx(expected, rel=1e-12)
+        assert "decoder.training=True: it must be False" in refused
+        task, auxiliary, *_ = in_two()[rank][0]
+        assert after == pytest.approx(task + sum(auxiliary.values()), rel=1e-12)
 
 
 def test_refusals_do_the_arithmetic() -> None:
@@ -163,9 +197,10 @@ def test_refusals_do_the_arithmetic() -> None:
         "micro_batches=5: it must be a multiple of its 2 rounds (5 // 2 processes) with schedule='interleaved'",
         "stages_per_process=2: it must be 1 with schedule='1f1b'",
         "schedule='zero bubble': it must be",
+        "over='global': it must be 'batch' or 'sequence' in layers that are computed again, in a pipeline",
         "pipeline=1: it must be 2 or more",
     ]
-    for found in run_processes(2, refusals):
+    for found in (each[3] for each in in_two()):
         for message, expected in zip(found, said, strict=True):
             assert expected in message
 
@@ -175,3 +210,9 @@ def test_what_does_not_stand_beside_a_pipeline_is_refused(size: str) -> None:
     require_alone(ParallelConfig(pipeline=2, data=2))
     with pytest.raises(ValueError, match=f"{size}=2: it must be 1 with a pipeline"):
         require_alone(ParallelConfig(pipeline=2, **{size: 2}))
+
+
+@pytest.mark.parametrize("strategy", [strategy_of, ShardedStrategy])
+def test_lightning_refuses_a_pipeline(strategy: Callable[[ParallelConfig], object]) -> None:
+    with pytest.raises(ValueError, match="pipeline=2: it must be 1: Lightning's loop owns the backward pass"):
+        strategy(ParallelConfig(pipeline=2))

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from toolkit.checks import require
 from toolkit.layers import MixtureOfDepths, MoE
+from toolkit.layers.recomputation import Recomputed
+from toolkit.routing import LoadBalancingLoss
 
 
 def carry_loss(y: Tensor, loss: Tensor, weight: float = 1.0) -> Tensor:
@@ -73,3 +76,18 @@ def own_losses(stage: nn.Module, layers: Mapping[str, int], expected: Mapping[st
     if here != expected:
         raise RuntimeError(f"losses of this stage by name are {here}, but its layers were counted to have {expected}")
     return {name: torch.stack(losses).sum() / layers[name] for name, losses in found.items()}
+
+
+def require_counted_once(layers: nn.Module, micro_batches: int) -> None:
+    """Refuse layers that are computed again and have a loss whose counts go on meanwhile.
+
+    A stage runs forwards of later micro-batches before the backward pass of an earlier one, so that a balance loss over
+    the global batch, computed again there, would have the later counts.
+
+    Raises:
+        ValueError: naming the loss's group.
+    """
+    again = (layer for layer in layers.modules() if isinstance(layer.__dict__.get("forward"), Recomputed))
+    for loss in (module for layer in again for module in layer.modules() if isinstance(module, LoadBalancingLoss)):
+        right = "'batch' or 'sequence' in layers that are computed again, in a pipeline with several micro-batches"
+        require(loss.over != "global" or micro_batches == 1, "over", loss.over, right)

@@ -19,7 +19,7 @@ from toolkit.parallel.config import ParallelConfig
 from toolkit.parallel.mesh import Meshes
 from toolkit.parallel.pipeline.balance import layer_costs, split_layers
 from toolkit.parallel.pipeline.gather import gather_stages
-from toolkit.parallel.pipeline.losses import count_losses
+from toolkit.parallel.pipeline.losses import count_losses, require_counted_once
 from toolkit.parallel.pipeline.schedule import build_schedule, build_stage, require_schedule
 from toolkit.parallel.pipeline.stage import DecoderStage, keep_layers
 from toolkit.parallel.pipeline.tied import TiedEmbedding
@@ -62,7 +62,7 @@ class PipelineTrainer:
     over a micro-batch's tokens, such as the z-loss, is over those, and the task's loss a mean of means. A balance
     loss over the global batch counts over the processes of ``data``, and each micro-batch sees the counts of those
     before and its own (:class:`toolkit.routing.LoadBalancingLoss`). Routers' losses are means over the layers of all
-    stages. Random numbers (dropout, routers' noise) are each process's own, as without a pipeline they would not be.
+    stages. Only random numbers (dropout, routers' noise) differ: each process draws its own.
 
     A tied head and the embedding are two copies, in the first and the last process. Each gets the sum of both gradients
     at the end of a step, so that the same optimizer keeps them the same.
@@ -90,7 +90,9 @@ class PipelineTrainer:
 
     Raises:
         ValueError: if ``pipeline`` is 1, or another size than ``data`` above 1; if there are more stages than layers;
-            if a count is not positive or ``schedule`` unknown, or its micro-batches do not fit it.
+            if a count is not positive or ``schedule`` unknown, or its micro-batches do not fit it; if a layer is
+            computed again (:func:`toolkit.layers.recomputation.recompute_layers`, to be called before) whose balance
+            loss is over the global batch.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class PipelineTrainer:
         require_alone(meshes.config)
         require_schedule(schedule, meshes.config.pipeline, micro_batches, stages_per_process)
         require_own_parts(decoder)
+        require_counted_once(decoder, micro_batches)
         self.decoder, self.meshes, self.micro_batches, self.loss = decoder, meshes, micro_batches, loss
         self.group = meshes.world["pipeline"].get_group()
         self._kind = schedule
@@ -138,24 +141,30 @@ class PipelineTrainer:
             valid, sequence_ids: see :meth:`toolkit.models.Decoder.forward`.
 
         Raises:
-            ValueError: if the shapes differ, or the batch does not divide by the micro-batches, before anything is
-                sent.
+            ValueError: before anything is sent, if the shapes differ, or the batch does not divide by the
+                micro-batches.
         """
-        tables = {"labels": labels, "valid": valid, "sequence_ids": sequence_ids}
-        for name, table in tables.items():
-            fits = table is None or table.shape == input_ids.shape
-            require(fits, f"{name}.shape", table is not None and tuple(table.shape), f"{tuple(input_ids.shape)}")
-        schedule = self._scheduled(*self._micro_batch(input_ids))
-        known = {"input_ids": input_ids, "valid": valid, "sequence_ids": sequence_ids}
-        told = {name: table for name, table in known.items() if table is not None}
         for stage in self.stages:
             stage.reset()
-        found: list[Tensor] = []
-        first, last = self.stages[0].is_first, self.stages[-1].is_last
-        args, target = (input_ids,) if first else (), labels if last else None
         with self._tied.summed():
-            schedule.step(*args, target=target, losses=found if last else None, return_outputs=False, **told)
+            found = self._run("step", input_ids, labels, valid, sequence_ids)
         return self._reported(found)
+
+    @torch.no_grad()
+    def evaluate(
+        self, input_ids: Tensor, labels: Tensor, *, valid: Tensor | None = None, sequence_ids: Tensor | None = None
+    ) -> Tensor:
+        """The task's loss without gradients, a scalar: mean over micro-batches, the same in a pipeline's processes.
+
+        A collective call; the arguments are those of :meth:`step`.
+
+        Raises:
+            ValueError: if the decoder is in training mode, or as :meth:`step` does.
+        """
+        require(not self.decoder.training, "decoder.training", True, "False: call decoder.eval() first")
+        for stage in self.stages:
+            stage.reset()
+        return self._reported(self._run("eval", input_ids, labels, valid, sequence_ids)).task
 
     def clip_gradients(self, max_norm: float) -> Tensor:
         """Scale all gradients by min(1, max_norm / (norm + 1e-6)), in place; the whole model's norm before, a scalar.
@@ -190,12 +199,27 @@ class PipelineTrainer:
         own = {name: each.grad for name, each in parameters if each.grad is not None}
         return gather_stages(own, self.group)
 
+    def _run(
+        self, what: str, input_ids: Tensor, labels: Tensor, valid: Tensor | None, sequence_ids: Tensor | None
+    ) -> list[Tensor]:
+        """The schedule's ``"step"`` or ``"eval"``; in the last stage's process each micro-batch's part of the loss."""
+        known = {"input_ids": input_ids, "valid": valid, "sequence_ids": sequence_ids}
+        told = {name: table for name, table in known.items() if table is not None}
+        for name, table in {"labels": labels, **told}.items():
+            require(table.shape == input_ids.shape, f"{name}.shape", tuple(table.shape), f"{tuple(input_ids.shape)}")
+        schedule = self._scheduled(*self._micro_batch(input_ids))
+        found: list[Tensor] = []
+        args = (input_ids,) if self.stages[0].is_first else ()
+        ending = {"target": labels, "losses": found} if self.stages[-1].is_last else {}
+        getattr(schedule, what)(*args, **ending, return_outputs=False, **told)
+        return found
+
     def _averaged(self, stage: DecoderStage) -> nn.Module:
         """The stage as it is called; balancers' biases need no copying, they move alike in every copy."""
         if self.meshes.config.data == 1:
             return stage
         group = self.meshes.world["data"].get_group()
-        return DistributedDataParallel(stage, process_group=group, broadcast_buffers=False)
+        return DistributedDataParallel(stage, process_group=group, forward_sync_buffers=False)
 
     def _micro_batch(self, input_ids: Tensor) -> tuple[int, int]:
         """(batch, length) of one."""
@@ -212,6 +236,7 @@ class PipelineTrainer:
     def _scheduled(self, batch: int, length: int) -> Any:
         """torch's schedule for micro-batches of this shape."""
         if self._schedule is None or self._shape != (batch, length):
+            require_counted_once(self.decoder, self.micro_batches)
             size = len(self.layers)
             stages = [build_stage(called, place, size, (batch, length), self.group) for place, called in self._called]
             self._schedule = build_schedule(self._kind, stages, self.micro_batches, self._weighed)

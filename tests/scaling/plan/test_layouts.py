@@ -1,0 +1,109 @@
+"""Layouts of a run over GPUs: each multiplies to them and fits, none is missing, and the command says so."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import replace
+from itertools import product
+from math import prod
+
+import pytest
+
+from toolkit.compute import cost, memory
+from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
+from toolkit.parallel import ParallelConfig
+from toolkit.scaling.plan import __main__ as command
+from toolkit.scaling.plan.layouts import Run, find_decoder, fitting, layouts, optimal_tokens
+
+ATTENTION = AttentionConfig(heads=8, kv_heads=4)
+DENSE = DecoderConfig(512, 64, (BlockConfig(ATTENTION, FeedForwardConfig(256)),) * 3)
+SPARSE = DecoderConfig(512, 64, (BlockConfig(ATTENTION, MoEConfig(64, 6, 2)),) * 3)
+RUN = Run(params=1e6, gpus=12, seq=96, batch=2, vocab=512)
+
+
+@pytest.mark.parametrize(("config", "experts"), [(DENSE, 0), (SPARSE, 6)], ids=["dense", "moe"])
+def test_no_layout_is_missing_and_none_is_there_that_memory_refuses(config: DecoderConfig, experts: int) -> None:
+    run = replace(RUN, experts=experts, per_node=4)
+    expected = set()
+    for data, shard, tensor, context, pipeline in product((1, 2, 3, 4, 6, 12), repeat=5):
+        for expert in range(1, 13) if experts else [1]:
+            sizes = {"data": data, "shard": shard, "tensor": tensor, "context": context, "pipeline": pipeline}
+            apart = tensor == 1 or (expert == 1 and run.per_node % tensor == 0)
+            if prod(sizes.values()) != 12 or not apart:
+                continue
+            try:
+                memory(config, 2, 96, parallel=ParallelConfig(**sizes, expert=expert))
+            except ValueError:
+                continue
+            expected.add((*sizes.values(), expert))
+    found = [layout.parallel for layout in layouts(config, run)]
+    sizes_of = [(each.data, each.shard, each.tensor, each.context, each.pipeline, each.expert) for each in found]
+    assert len(sizes_of) == len(set(sizes_of))
+    assert set(sizes_of) == expected
+    assert len(expected) > 20
+
+
+def test_layouts_that_fit_are_those_memory_says_and_in_the_order_that_is_stated() -> None:
+    half = statistics.median(layout.memory.training for layout in layouts(SPARSE, replace(RUN, experts=6)))
+    run = replace(RUN, experts=6, gpu_memory=half / 0.9e9)
+    every = layouts(SPARSE, run)
+    fit = fitting(every, run)
+    assert 0 < len(fit) < len(every)
+    for layout in every:
+        planned = memory(SPARSE, run.batch, run.seq, run.precision, layout.parallel)
+        assert layout.memory == planned
+        assert (layout in fit) == (planned.training <= run.room)
+        assert layout.parallel.world_size == 12
+    inside = [each.parallel.tensor * each.parallel.context * each.parallel.pipeline for each in fit]
+    assert inside == sorted(inside)
+
+
+@pytest.mark.parametrize(("params", "experts"), [(1.5e8, 0), (1.3e9, 0), (1.3e9, 16), (7e9, 64), (7e10, 0), (7e10, 16)])
+def test_the_decoder_has_the_parameters_that_were_asked_for(params: float, experts: int) -> None:
+    run = Run(params=params, experts=experts, top_k=2)
+    config = find_decoder(run)
+    price = cost(config, 1)
+    assert price.total_parameters == pytest.approx(params, rel=0.1)
+    assert config.dim % 512 == 0
+    assert optimal_tokens(price) == 20 * price.total_active_parameters
+    assert price.total_active_parameters == price.total_parameters or experts
+
+
+def test_llama_3s_shape_is_found_for_its_size() -> None:
+    """Grattafiori et al. 2024 (arXiv 2407.21783), table 3: 8B has 32 layers of width 4096, 32 heads, 14336 hidden."""
+    config = find_decoder(Run(params=8.03e9, vocab=128256))
+    attention, feed_forward = config.blocks[0].attention, config.blocks[0].feed_forward
+    assert (config.dim, len(config.blocks)) == (4096, 32)
+    assert (attention.heads, attention.kv_heads, feed_forward.hidden_dim) == (32, 8, 14336)
+
+
+def test_the_command_prints_what_it_was_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(["--params", "1.3e9", "--experts", "8", "--top-k", "2", "--gpus", "4", "--seq", "2048", "--show", "3"])
+    printed = capsys.readouterr().out
+    for words in ("FLOPs per token", "Compute-optimal", "layouts fit into 72.0 GB", "dominate", "optimizer"):
+        assert words in printed
+    command.main(["--params", "7e9", "--gpus", "1"])
+    assert "None fits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--params", "0"], "params=0.0: it must be positive"),
+        (["--params", "1000"], "params=1000.0: it must be such that a model is within 10% of it; the smallest has"),
+        (["--params", "7e9", "--gpus", "0"], "gpus=0: it must be positive"),
+        (["--params", "7e9", "--experts", "4", "--top-k", "8"], "top_k=8: it must be at most num_experts=4"),
+        (["--params", "7e9", "--recompute", "some"], "recompute='some': it must be 'none', 'full'"),
+        (["--params", "7e9", "--recompute", "-2"], "recompute=-2: it must be"),
+        (["--params", "7e9", "--precision", "fp8"], "precision='fp8': it must be one of"),
+        (["--params", "7e9", "--usable", "1.5"], "usable=1.5: it must be above 0"),
+        (["--params", "7e9", "--zero", "1"], "zero=1: it must be one of 2, 3"),
+        (["--params", "many"], "argument --params: invalid float value: 'many'"),
+        (["--gpus", "4"], "the following arguments are required: --params"),
+        (["--params", "7e9", "--gpu", "4"], "unrecognized arguments: --gpu 4"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match="^[^\n]*$") as caught:
+        command.main(arguments)
+    assert message in str(caught.value)

@@ -1,0 +1,115 @@
+"""What a model of so many parameters costs, and how it can be spread over so many GPUs.
+
+python -m toolkit.scaling.plan --params 7e9 --experts 64 --top-k 8 --seq 131072 --gpus 64 --gpu-memory 80
+
+Formulas from shapes alone: no GPU is needed, and none was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from toolkit.compute import cost
+from toolkit.models import DecoderConfig
+from toolkit.scaling.cli import PIPED_WIDTH, run_experiment
+from toolkit.scaling.plan.layouts import (
+    ORDER,
+    RULE,
+    TOKENS_PER_PARAMETER,
+    Layout,
+    Run,
+    find_decoder,
+    fitting,
+    layouts,
+    optimal_tokens,
+)
+
+SHOWN = ("data", "shard", "tensor", "context", "expert", "pipeline")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; --help lists every setting")
+
+
+def read_run(arguments: Sequence[str]) -> tuple[Run, int]:
+    """The run that ``arguments`` ask for, and how many layouts are to be shown.
+
+    Raises:
+        ValueError: naming the setting that cannot be used.
+    """
+    description = (__doc__ or "").splitlines()[0]
+    parser = _Parser(prog="python -m toolkit.scaling.plan", description=description, allow_abbrev=False)
+    kinds: dict[Any, Callable[[str], Any]] = {"float": float, "int": int, "Recompute": _recompute}
+    for field in fields(Run):
+        given = {"required": True} if field.default is MISSING else {"default": field.default}
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kinds.get(field.type, str), **given)
+    parser.add_argument("--show", type=int, default=12, help="layouts to print")
+    settings = vars(parser.parse_args(list(arguments)))
+    return Run(**{field.name: settings[field.name] for field in fields(Run)}), settings["show"]
+
+
+def _recompute(text: str) -> str | int:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the plan."""
+    run, show = read_run(arguments)
+    console, config = Console(width=None if Console().is_terminal else PIPED_WIDTH), find_decoder(run)
+    _print_model(console, config, run)
+    found = layouts(config, run)
+    fit = fitting(found, run)
+    best = fit[0] if fit else min(found, key=lambda layout: layout.memory.training)
+    console.print(f"\n{len(fit)} of {len(found)} layouts fit into {run.room / 1e9:.1f} GB. Order: {ORDER}.")
+    if fit:
+        console.print(_table(fit[:show]))
+    else:
+        console.print("None fits: recompute='selective' or 'full', more GPUs, or a shorter sequence would need less.")
+    _print_memory(console, best, "the first" if fit else "the one that needs least")
+
+
+def _print_model(console: Console, config: DecoderConfig, run: Run) -> None:
+    price, attention = cost(config, run.seq), config.blocks[0].attention
+    tokens, training = optimal_tokens(price), price.training_flops["exact"]
+    lines = (
+        f"Model: {price.total_parameters:,} parameters, {price.total_active_parameters:,} active; width {config.dim}, "
+        f"{len(config.blocks)} layers, {attention.heads} heads, {attention.kv_heads} key heads, "
+        f"hidden {config.blocks[0].feed_forward.hidden_dim}, {run.experts} experts.",
+        f"Rule: {RULE}.",
+        f"FLOPs per token at {run.seq:,} tokens: {training:.4g} in training, "
+        f"{price.forward_flops['exact']:.4g} forward (exact convention: products over visible pairs).",
+        f"Compute-optimal: {tokens:.4g} tokens ({TOKENS_PER_PARAMETER} an active parameter, Hoffmann et al. 2022), "
+        f"{tokens * training:.4g} FLOPs in all.",
+    )
+    for line in lines:
+        console.print(line, highlight=False)
+
+
+def _table(found: list[Layout]) -> Table:
+    table = Table()
+    for name in (*SHOWN, "GB", "largest"):
+        table.add_column(name, justify="right")
+    for layout in found:
+        sizes = [str(getattr(layout.parallel, name)) for name in SHOWN]
+        table.add_row(*sizes, f"{layout.memory.training / 1e9:.1f}", layout.memory.dominant)
+    return table
+
+
+def _print_memory(console: Console, layout: Layout, which: str) -> None:
+    kept, sizes = layout.memory, layout.parallel
+    names = [f"{name} {getattr(sizes, name)}" for name in SHOWN if getattr(sizes, name) > 1] or ["one GPU"]
+    parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in kept.components.items())
+    console.print(f"A device of {which} ({' * '.join(names)}), in GB: {parts}.", highlight=False)
+    share = kept.components[kept.dominant] / kept.training
+    console.print(f"{kept.dominant} dominate with {share:.0%}; decoding's cache: {kept.kv_cache / 1e9:.2f} GB.")
+
+
+if __name__ == "__main__":
+    run_experiment(main)

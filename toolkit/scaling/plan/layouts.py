@@ -1,0 +1,206 @@
+"""How a run could be spread over so many GPUs: every layout, what a device keeps in it, and which fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.checks import require, require_choice, require_positive
+from toolkit.compute import Cost, Memory, cost, memory
+from toolkit.layers.recomputation import Recompute, require_recompute
+from toolkit.models import DecoderConfig, MoEConfig
+from toolkit.parallel import ParallelConfig
+from toolkit.scaling.plan.shape import Family, ModelShape
+
+HEAD_DIM, QUERIES_PER_KEY, FEED_FORWARD, ASPECT = 128, 4, 3.5, 128
+"""Of planned models: width of a head, query heads that share a key head, hidden width and depth to width (Llama 3)."""
+
+TOLERANCE = 0.02
+"""Widths whose models come this near to what was asked for are chosen among by their depth."""
+
+FARTHEST = 0.1
+"""No model is planned that is farther from what was asked for."""
+
+TOKENS_PER_PARAMETER = 20
+"""Compute-optimal training tokens for each parameter that a token uses (Hoffmann et al. 2022, arXiv 2203.15556)."""
+
+RULE = (
+    f"width a multiple of {HEAD_DIM * QUERIES_PER_KEY} (heads of {HEAD_DIM}, {QUERIES_PER_KEY} queries a key head), "
+    f"hidden {FEED_FORWARD:g} x width, shared among the experts that a token uses; of the widths and depths within "
+    f"{TOLERANCE:.0%} the one nearest to {ASPECT} x depth"
+)
+ORDER = (
+    "fewest processes that share the insides of one forward (tensor * context * pipeline), then its experts (expert), "
+    "then its parameters (shard), then the least memory"
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be trained, and on what.
+
+    Attributes:
+        params: parameters in all, embedding and head among them.
+        experts: routed experts of each layer; 0 for a dense model.
+        top_k, shared_experts: routed experts that a token uses, and those that every token uses.
+        seq: tokens of a sequence.
+        batch: sequences that a device takes at once.
+        gpus: how many.
+        gpu_memory: of each, in GB (1e9 bytes).
+        usable: share of it that training may fill; the rest is for the library, fragments and what is not counted.
+        per_node: GPUs of a node, within which tensor stays.
+        vocab: token ids.
+        pattern: attention of every layer.
+        precision: ``"bf16-mixed"`` or ``"32-true"``.
+        recompute: see :func:`toolkit.layers.recomputation.recompute_layers`.
+        gather_dtype, zero: see :class:`toolkit.parallel.ParallelConfig`.
+
+    Raises:
+        ValueError: if a number is out of its range or a choice unknown.
+    """
+
+    params: float
+    experts: int = 0
+    top_k: int = 2
+    shared_experts: int = 0
+    seq: int = 4096
+    batch: int = 1
+    gpus: int = 8
+    gpu_memory: float = 80.0
+    usable: float = 0.9
+    per_node: int = 8
+    vocab: int = 32768
+    pattern: str = "Causal()"
+    precision: str = "bf16-mixed"
+    recompute: Recompute = "none"
+    gather_dtype: str = "parameter"
+    zero: int = 3
+
+    def __post_init__(self) -> None:
+        names = ("params", "seq", "batch", "gpus", "gpu_memory", "per_node", "vocab")
+        require_positive(**{name: getattr(self, name) for name in names})
+        require(0 < self.usable <= 1, "usable", self.usable, "above 0 and at most 1")
+        require_choice("precision", self.precision, ("bf16-mixed", "32-true"))
+        require_recompute(self.recompute)
+        ParallelConfig(gather_dtype=self.gather_dtype, zero=self.zero)  # refuses what it does not know
+        _ = self.family  # and that
+
+    @property
+    def family(self) -> Family:
+        """How its layers are built."""
+        return Family("planned", self.experts, self.top_k, self.shared_experts, patterns=(self.pattern,))
+
+    @property
+    def room(self) -> float:
+        """Bytes of a GPU that training may fill."""
+        return self.usable * self.gpu_memory * 1e9
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to spread a run, and what its fullest device keeps."""
+
+    parallel: ParallelConfig
+    memory: Memory
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Sorts as :data:`ORDER` says."""
+        sizes = self.parallel
+        inside = sizes.tensor * sizes.context * sizes.pipeline
+        return inside, sizes.expert, sizes.shard, self.memory.training, sizes.pipeline, sizes.context
+
+
+def find_decoder(run: Run) -> DecoderConfig:
+    """The decoder nearest to ``run.params`` parameters, by :data:`RULE`.
+
+    Raises:
+        ValueError: if there is none within 10%.
+    """
+    step = HEAD_DIM * QUERIES_PER_KEY
+    found = []
+    for dim in range(step, 64 * step + 1, step):
+        one, two = (cost(_decoder(run, dim, layers), 1).total_parameters for layers in (1, 2))
+        layers = max(1, round((run.params - one) / (two - one)) + 1)
+        off = abs((one + (layers - 1) * (two - one)) / run.params - 1)
+        found.append((max(off, TOLERANCE), abs(math.log(dim / layers / ASPECT)), dim, layers))
+        if one > 2 * run.params:
+            break
+    off, _, dim, layers = min(found)
+    smallest = cost(_decoder(run, step, 1), 1).total_parameters
+    right = f"such that a model is within {FARTHEST:.0%} of it; the smallest has {smallest:.4g}"
+    require(off <= FARTHEST, "params", run.params, right)
+    return _decoder(run, dim, layers)
+
+
+def _decoder(run: Run, dim: int, layers: int) -> DecoderConfig:
+    shape = ModelShape((run.family,), layers, None, HEAD_DIM, QUERIES_PER_KEY, FEED_FORWARD, tied_head=False)
+    return shape.decoder("planned", dim, run.vocab)
+
+
+def optimal_tokens(price: Cost) -> int:
+    """Tokens by :data:`TOKENS_PER_PARAMETER`."""
+    return TOKENS_PER_PARAMETER * price.total_active_parameters
+
+
+def layouts(config: DecoderConfig, run: Run) -> list[Layout]:
+    """Every way to spread ``config`` over ``run.gpus``, best first by :data:`ORDER`; not all of them fit."""
+    found = [
+        Layout(parallel, memory(config, run.batch, run.seq, run.precision, parallel, run.recompute))
+        for parallel in _meshes(run)
+        if not refusal(config, parallel, run)
+    ]
+    return sorted(found, key=lambda layout: layout.order)
+
+
+def fitting(found: list[Layout], run: Run) -> list[Layout]:
+    """Those whose fullest device keeps no more than ``run.room``, in the same order."""
+    return [layout for layout in found if layout.memory.training <= run.room]
+
+
+def refusal(config: DecoderConfig, parallel: ParallelConfig, run: Run) -> str:
+    """Why the toolkit could not train ``config`` so; empty where it could.
+
+    Heads, hidden units, vocabulary, experts, tokens and layers are shared evenly or not at all; a tensor group stays on
+    a node; experts are shared by hidden units (tensor) or by whole experts (expert), not both.
+    """
+    tensor = parallel.tensor
+    attention, feed_forward = config.blocks[0].attention, config.blocks[0].feed_forward
+    shared = {"kv_heads": attention.key_heads, "hidden_dim": feed_forward.hidden_dim, "vocab_size": config.vocab_size}
+    shared["per_node"] = run.per_node
+    uneven = [name for name, size in shared.items() if tensor > 1 and size % tensor]
+    if run.seq % (parallel.context * tensor):
+        uneven.append("seq")
+    if parallel.pipeline > len(config.blocks):
+        uneven.append("layers")
+    experts = feed_forward.num_experts if isinstance(feed_forward, MoEConfig) else 1
+    if experts % parallel.expert:
+        uneven.append("experts")
+    if uneven:
+        return f"{', '.join(uneven)}: not to be shared evenly"
+    return "tensor and expert: experts are shared in one way" if tensor > 1 and parallel.expert > 1 else ""
+
+
+def _meshes(run: Run) -> Iterator[ParallelConfig]:
+    """All sizes that multiply to the GPUs."""
+    for pipeline, data, shard, context, tensor in _products(run.gpus, 5):
+        sizes: dict[str, Any] = {"data": data, "shard": shard, "tensor": tensor, "context": context}
+        sizes |= {"pipeline": pipeline, "gather_dtype": run.gather_dtype, "zero": run.zero}
+        for expert in _divisors(data * shard * context) if run.experts else [1]:
+            yield ParallelConfig(devices=run.gpus, expert=expert, **sizes)
+
+
+def _products(count: int, factors: int) -> Iterator[tuple[int, ...]]:
+    """Every tuple of so many positive numbers whose product is ``count``."""
+    if factors == 1:
+        yield (count,)
+        return
+    for first in _divisors(count):
+        for rest in _products(count // first, factors - 1):
+            yield first, *rest
+
+
+def _divisors(count: int) -> list[int]:
+    return [size for size in range(1, count + 1) if count % size == 0]
