@@ -28,7 +28,7 @@ def run_processes(
 ) -> list[Result]:
     """``work(*arguments)`` in each of ``world_size`` processes of one gloo group; what it returned, by rank.
 
-    ``work`` is a function of a module that the processes can import; it and its arguments are pickled, and what it returns
+    ``work`` is a function of a module that the processes can import; it, its arguments and what it returns are pickled
     too: tensors are better returned as plain values or numpy arrays.
 
     Raises:

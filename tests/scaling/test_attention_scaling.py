@@ -87,11 +87,11 @@ def test_cut_off_and_gone_on_with_it_is_the_same_study(
     assert tables(broken) == tables(whole)
     assert {name: len(rows) for name, rows in tables(whole).items()} == {"context32": 5, "context64": 5}
     report = (whole / "report.md").read_text()
-    assert "### Context 32, 3.48e08 FLOPs, dim 16" in report
+    assert "### Context 32, 3.48e8 FLOPs, dim 16" in report
     assert "**At equal seconds**" in report
     assert "the same 768 tokens" in report
-    assert {path.name for path in whole.glob("*.png")} == {"contexts-dim16-flops3.48e08.png"}
-    run = json.loads((whole / "context32" / "runs" / "full-dim16-flops3.48e08-seed0" / "run.json").read_text())
+    assert {path.name for path in whole.glob("*.png")} == {"contexts-dim16-flops3.48e8.png"}
+    run = json.loads((whole / "context32" / "runs" / "full-dim16-flops3.48e8-seed0" / "run.json").read_text())
     assert (run["training"]["context"], run["training"]["batch_size"], run["validation_windows"]) == (32, 2, 24)
 
 

@@ -73,7 +73,7 @@ def test_cut_off_and_gone_on_with_it_is_the_same_study(
     assert "| `expert-choice-by-choice` |" not in causal.split("\n## The arms")[0]
     assert "| `expert-choice-by-choice` |" in apart
     assert any("%" in line for line in causal.splitlines() if line.startswith("| `capacity-position` |"))
-    assert {path.name for path in whole.glob("*.png")} == {"losses-dim16-flops6e08.png", "balance-dim16-flops6e08.png"}
+    assert {path.name for path in whole.glob("*.png")} == {"losses-dim16-flops6e8.png", "balance-dim16-flops6e8.png"}
 
 
 def test_a_dry_run_leaves_nothing(

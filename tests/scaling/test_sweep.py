@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from synthetic_study import run_result
 from toolkit.data import CorpusConfig, prepare_corpus
 from toolkit.parallel import ParallelConfig
 from toolkit.scaling import Family, Grid, IsoFLOP, ModelShape, PlannedRun, RunResult, StudyFolder, plan_isoflop, sweep
+from toolkit.scaling.launch import SlurmSettings
 from toolkit.scaling.plan import Recipe, Search
 from toolkit.scaling.sparsity.search import found_rates, plan_search
 from toolkit.scaling.sweep import SweepSettings, run_sweep, step_seconds, train_one
@@ -81,6 +83,19 @@ def test_two_workers_give_what_one_gives(text: Path, tmp_path: Path) -> None:
         assert row.seconds_wall > 0
         assert row.epochs == pytest.approx(row.tokens / len(prepare_corpus(*corpus_of(text)).train))
     assert len({row.bits_per_byte for row in one}) == len(RUNS)
+
+
+@pytest.mark.slow
+def test_jobs_give_what_this_process_gives(
+    text: Path, tmp_path: Path, one_by_one: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Branches after their trunks, too; the jobs are submitit's processes on this machine."""
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    cluster = SlurmSettings(cluster="local", gpus_per_task=0, jobs_at_once=2)
+    how = replace(branching(text, tmp_path), launcher="slurm", slurm=cluster)
+    assert same(run_sweep(BRANCHED, how, BRANCHED_SECONDS)) == one_by_one
+    check_branched(tmp_path)
 
 
 def corpus_of(text: Path) -> tuple[CorpusConfig, Path]:

@@ -274,8 +274,8 @@ class Study:
             question=question,
             config=self.settings,
             corpus=(*self.prepared.report.summary().splitlines(), f"hash {self.prepared.digest[:16]}"),
-            machine=f"{_processor()}, {_cores()} cores; {self.resolved_workers} runs at once, {self.threads} threads "
-            "each",
+            machine=f"{machine()}; {self.resolved_workers} runs at once, {self.threads} threads each"
+            + self._elsewhere(),
             precision=resolve_precision(self.training.precision, self.parallel.device),
             conventions=(
                 "FLOPs are training FLOPs in the `exact` convention: matrix products only, over visible (query, key) "
@@ -297,6 +297,10 @@ class Study:
             return f"{recipe} The same for every family; it was not tuned for each."
         found = ", ".join(f"`{family}` {rate:.3g}" for family, rate in self.rates.items())
         return f"{recipe} Each family's own at that width was searched for first: {found}."
+
+    def _elsewhere(self) -> str:
+        """What the report adds of the machine where runs are trained on others."""
+        return ", on a cluster; this machine timed the steps" if self.launcher == "slurm" else ""
 
     def _company(self) -> str:
         """A sentence for the report if the machine was not alone while steps were timed; else nothing."""

@@ -74,7 +74,7 @@ class SlurmLauncher:
         self._submitit: Any = import_module("submitit")
         self._room = settings.jobs_at_once
         self._task = SlurmJob(work, work.settings.parallel.device)
-        self._executor = self._submitit.AutoExecutor(folder=folder / "%j", cluster=settings.cluster)
+        self._executor = self._submitit.AutoExecutor(folder=folder, cluster=settings.cluster)
         self._executor.update_parameters(**settings.parameters(work.settings.threads))
         self._jobs: dict[str, tuple[PlannedRun, Any]] = {}
 
