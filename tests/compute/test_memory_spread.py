@@ -135,6 +135,7 @@ def test_offloaded_states_are_on_the_host() -> None:
         ({"tensor": 8}, "key_heads=4: it must be a multiple of tensor=8"),
         ({"data": 3, "expert": 3}, "num_experts=8: it must be a multiple of expert=3"),
         ({"pipeline": 9}, "pipeline=9: it must be at most 8, the layers"),
+        ({"pipeline": 3}, "batch_size=8: it must be a multiple of pipeline=3"),
         ({"context": 5}, "seq_len=64: it must be a multiple of context \\* tensor = 5"),
     ],
 )

@@ -89,6 +89,8 @@ def memory(
     parallel = ParallelConfig() if parallel is None else parallel
     layers = len(config.blocks)
     require(parallel.pipeline <= layers, "pipeline", parallel.pipeline, f"at most {layers}, the layers")
+    right = f"a multiple of pipeline={parallel.pipeline}: as many micro-batches"
+    require(batch_size % parallel.pipeline == 0, "batch_size", batch_size, right)
     spread = Spread.of(config, parallel, seq_len)
     shared = parallel.context * spread.stream
     right = f"a multiple of context * tensor = {shared}"

@@ -46,7 +46,7 @@ class Run:
         experts: routed experts of each layer; 0 for a dense model.
         top_k, shared_experts: routed experts that a token uses, and those that every token uses.
         seq: tokens of a sequence.
-        batch: sequences that a device takes at once.
+        batch: sequences of a micro-batch; a pipeline has as many of those in flight as stages.
         gpus: how many.
         gpu_memory: of each, in GB (1e9 bytes).
         usable: share of it that training may fill; the rest is for the library, fragments and what is not counted.
@@ -148,7 +148,7 @@ def optimal_tokens(price: Cost) -> int:
 def layouts(config: DecoderConfig, run: Run) -> list[Layout]:
     """Every way to spread ``config`` over ``run.gpus``, best first by :data:`ORDER`; not all of them fit."""
     found = [
-        Layout(parallel, memory(config, run.batch, run.seq, run.precision, parallel, run.recompute))
+        Layout(parallel, memory(config, run.batch * parallel.pipeline, run.seq, run.precision, parallel, run.recompute))
         for parallel in _meshes(run)
         if not refusal(config, parallel, run)
     ]
