@@ -13,6 +13,7 @@ from toolkit.layers import auxiliary_losses
 from toolkit.layers.recomputation import recompute_layers
 from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.parallel import ParallelConfig, build_mesh, full_gradients, parallelize
+from toolkit.parallel.pipeline import PipelineTrainer
 from toolkit.training import TrainingConfig, build_optimizer
 
 ATTENTION = AttentionConfig(heads=4, kv_heads=2, head_dim=4, qk_norm=True, sinks=True)
@@ -37,6 +38,14 @@ def held_bytes(parallel: ParallelConfig) -> tuple[int, int, int]:
     states = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
     gradients = [each.grad for each in parameters if each.grad is not None]
     return _nbytes(parameters), _nbytes(gradients), _nbytes(states)
+
+
+def held_by_stages(config: DecoderConfig, length: int) -> int:
+    """Bytes of parameters that this process of a pipeline has."""
+    torch.manual_seed(0)
+    meshes = build_mesh(ParallelConfig(pipeline=dist.get_world_size()))
+    trainer = PipelineTrainer(Decoder(config), meshes, length=length, micro_batches=2)
+    return _nbytes(list(trainer.decoder.parameters()))
 
 
 def gradients(parallel: ParallelConfig, recompute: str | int) -> dict[str, Any]:

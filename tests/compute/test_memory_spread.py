@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from memory_work import CONFIG, all_gradients, all_held
+from memory_work import CONFIG, all_gradients, all_held, held_by_stages
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parallel"))
 from gloo import run_processes
@@ -45,6 +45,14 @@ def test_spread_layers_that_are_computed_again_give_the_same_bits(parallel: Para
     none, *others = run_processes(2, all_gradients, parallel, ["none", "full", "selective", 2])[0]
     for gradients in others:
         assert gradients == none
+
+
+@pytest.mark.parametrize("tied_head", [True, False])
+def test_a_pipeline_s_fullest_stage_is_the_one_that_is_planned(tied_head: bool) -> None:
+    """Layers of unlike work, so that stages are uneven; a tied head is a second copy."""
+    config = replace(CONFIG, blocks=(CONFIG.blocks[0], *[CONFIG.blocks[1]] * 4), tied_head=tied_head)
+    found = run_processes(2, held_by_stages, config, 8)
+    assert memory(config, 2, 8, parallel=ParallelConfig(pipeline=2)).parameters == max(found)
 
 
 def test_one_process_is_no_parallel() -> None:
@@ -106,6 +114,14 @@ def test_stage_3_gives_back_all_layers_but_two_and_bf16_gathers_half() -> None:
     assert three.communication - half.communication == 2 * (outer + 2 * max(sizes))
 
 
+def test_whole_models_and_whole_stages_are_averaged_through_buckets_as_large_as_gradients() -> None:
+    copies = memory(LARGE, BATCH, LENGTH, parallel=ParallelConfig(data=2))
+    assert copies.communication == copies.gradients
+    staged = memory(LARGE, BATCH, LENGTH, parallel=ParallelConfig(data=2, pipeline=2))
+    sent = 2 * 4 * BATCH // 2 * LENGTH * LARGE.dim  # a micro-batch's stream and its gradient
+    assert staged.communication == staged.gradients + sent
+
+
 def test_offloaded_states_are_on_the_host() -> None:
     part = memory(LARGE, BATCH, LENGTH, parallel=ParallelConfig(shard=2, offload=True))
     assert part.parameters == part.gradients == part.optimizer == 0 < part.communication
@@ -119,6 +135,7 @@ def test_offloaded_states_are_on_the_host() -> None:
         ({"tensor": 8}, "key_heads=4: it must be a multiple of tensor=8"),
         ({"data": 3, "expert": 3}, "num_experts=8: it must be a multiple of expert=3"),
         ({"pipeline": 9}, "pipeline=9: it must be at most 8, the layers"),
+        ({"pipeline": 3}, "batch_size=8: it must be a multiple of pipeline=3"),
         ({"context": 5}, "seq_len=64: it must be a multiple of context \\* tensor = 5"),
     ],
 )

@@ -34,8 +34,8 @@ class Tokens:
         return self.batch_size * self.seq_len
 
     def share(self, part: int, parts: int) -> Tokens:
-        """The same with ``part`` of ``parts`` of the sequences, one at least."""
-        return replace(self, batch_size=max(1, -(-self.batch_size * part // parts)))
+        """The same with ``part`` of ``parts`` of the sequences."""
+        return replace(self, batch_size=self.batch_size * part // parts)
 
     def stream(self, width: int) -> int:
         """Bytes of fp32 numbers, ``width`` a token, of the residual stream's part."""

@@ -28,13 +28,13 @@ def _parameter_buffers(config: DecoderConfig, tokens: Tokens, stage: int) -> int
     FSDP2 does not give back what its root holds (embedding, last norm, head), nor layers with ``zero=2``.
     """
     spread, parallel = tokens.spread, tokens.spread.parallel
-    total = stage_numbers(config, parallel, stage)
+    total = stage_numbers(config, spread, stage)
     if spread.replicated:
         return 4 * total.kept
     if not spread.gathers:
         return 0
     numbers = layer_numbers(config, parallel)
-    layers = [numbers[layer].gathered for layer in spread.stages(len(numbers))[stage]]
+    layers = [numbers[layer].gathered for layer in spread.stages[stage]]
     root = total.gathered - sum(layers)
     held = sum(layers) if parallel.zero == 2 else min(sum(layers), AHEAD * max(layers))
     itemsize = 2 if parallel.gather_dtype == "bf16" else 4

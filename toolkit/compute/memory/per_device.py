@@ -87,8 +87,11 @@ def memory(
     require_choice("precision", precision, PRECISIONS)
     low = 2 if precision == "bf16-mixed" else 4
     parallel = ParallelConfig() if parallel is None else parallel
-    layers, spread = len(config.blocks), Spread(parallel)
+    layers = len(config.blocks)
     require(parallel.pipeline <= layers, "pipeline", parallel.pipeline, f"at most {layers}, the layers")
+    right = f"a multiple of pipeline={parallel.pipeline}: as many micro-batches"
+    require(batch_size % parallel.pipeline == 0, "batch_size", batch_size, right)
+    spread = Spread.of(config, parallel, seq_len)
     shared = parallel.context * spread.stream
     right = f"a multiple of context * tensor = {shared}"
     require(seq_len % shared == 0, "seq_len", seq_len, right)
@@ -104,8 +107,8 @@ def _in_all(stage: Memory) -> int:
 def _stage(config: DecoderConfig, tokens: Tokens, stage: int, policies: list[str]) -> Memory:
     """One pipeline stage; without a pipeline there is one."""
     spread, parallel = tokens.spread, tokens.spread.parallel
-    stages, mine = parallel.pipeline, spread.stages(len(config.blocks))[stage]
-    numbers = stage_numbers(config, parallel, stage)
+    stages, mine = parallel.pipeline, spread.stages[stage]
+    numbers = stage_numbers(config, spread, stage)
     held, micro_batch = tokens.share(stages - stage, stages), tokens.share(1, stages)
     built = shapes_of(config).blocks
     layers = [(config.blocks[layer], built[layer], policies[layer]) for layer in mine]
@@ -138,9 +141,8 @@ def _copies(config: DecoderConfig, tokens: Tokens, stage: int, policies: list[st
     if tokens.low == 4:
         return 0
     layers = layer_numbers(config, parallel)
-    mine = spread.stages(len(layers))[stage]
-    again = sum((layers[layer] for layer in mine if policies[layer] != "none"), Numbers())
-    total = stage_numbers(config, parallel, stage)
+    again = sum((layers[layer] for layer in spread.stages[stage] if policies[layer] != "none"), Numbers())
+    total = stage_numbers(config, spread, stage)
     in_bf16 = spread.gathers and parallel.gather_dtype == "bf16"
     return total.computed - again.computed - (total.gathered - again.gathered if in_bf16 else 0)
 

@@ -13,6 +13,7 @@ from toolkit.compute.cost import shapes_of
 from toolkit.layers.experts import Experts
 from toolkit.models import DecoderConfig
 from toolkit.parallel import ParallelConfig
+from toolkit.parallel.pipeline import layer_costs, split_layers
 from toolkit.parallel.tensor.shares import shares
 
 
@@ -22,9 +23,16 @@ class Spread:
 
     Attributes:
         parallel: all of them.
+        stages: the layers of each pipeline stage, first to last.
     """
 
     parallel: ParallelConfig
+    stages: tuple[range, ...]
+
+    @classmethod
+    def of(cls, config: DecoderConfig, parallel: ParallelConfig, seq_len: int) -> Spread:
+        """With the stages that a pipeline makes of ``config`` on sequences of ``seq_len`` tokens."""
+        return cls(parallel, stage_layers(config, parallel.pipeline, seq_len))
 
     @property
     def tensor(self) -> int:
@@ -48,18 +56,23 @@ class Spread:
 
     @property
     def replicated(self) -> bool:
-        """Whether DDP averages the gradients of whole models."""
-        return self.parallel.is_replicated and self.parallel.world_size > 1
+        """Whether DDP averages the gradients of whole models, or of whole stages."""
+        sizes = self.parallel
+        return sizes.data_size > 1 == sizes.shard == sizes.tensor == sizes.context == sizes.expert
 
     @property
     def gathers(self) -> bool:
         """Whether FSDP2 gathers parameters before a layer runs; it averages over ``data`` alone too."""
-        return not self.parallel.is_replicated and self.parallel.data_size * self.cut > 1
+        return not self.replicated and self.parallel.data_size * self.cut > 1
 
-    def stages(self, layers: int) -> list[range]:
-        """The layers of each pipeline stage, first to last, as evenly as they go."""
-        stages = self.parallel.pipeline
-        return [range(layers * stage // stages, layers * (stage + 1) // stages) for stage in range(stages)]
+
+@lru_cache(maxsize=512)
+def stage_layers(config: DecoderConfig, stages: int, seq_len: int) -> tuple[range, ...]:
+    """The layers of each of ``stages`` pipeline stages, as even as their counted work allows."""
+    if stages == 1:
+        return (range(len(config.blocks)),)
+    costs, head = layer_costs(shapes_of(config), seq_len)
+    return tuple(split_layers(costs, stages, head))
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,7 @@ def layer_numbers(config: DecoderConfig, parallel: ParallelConfig) -> tuple[Numb
     Raises:
         ValueError: if heads, hidden units or experts cannot be shared evenly.
     """
-    spread = Spread(parallel)
+    spread = Spread(parallel, ())
     return tuple(_numbers(block, spread) for block in shapes_of(config).blocks)
 
 
@@ -98,7 +111,7 @@ def outer_numbers(config: DecoderConfig, parallel: ParallelConfig) -> dict[str, 
     Raises:
         ValueError: if the vocabulary cannot be shared evenly.
     """
-    spread, decoder = Spread(parallel), shapes_of(config)
+    spread, decoder = Spread(parallel, ()), shapes_of(config)
     right = f"a multiple of tensor={spread.tensor}"
     require(config.vocab_size % spread.tensor == 0, "vocab_size", config.vocab_size, right)
     rows = config.vocab_size // spread.tensor, config.dim
@@ -106,14 +119,14 @@ def outer_numbers(config: DecoderConfig, parallel: ParallelConfig) -> dict[str, 
     return found if decoder.head is None else found | {"head": _whole(rows, spread.cut)}
 
 
-def stage_numbers(config: DecoderConfig, parallel: ParallelConfig, stage: int) -> Numbers:
+def stage_numbers(config: DecoderConfig, spread: Spread, stage: int) -> Numbers:
     """Of one pipeline stage: its layers; of the first the embedding, of the last norm and head.
 
     A tied head is a copy of the embedding where the two are of different stages.
     """
-    spread, layers, outer = Spread(parallel), layer_numbers(config, parallel), outer_numbers(config, parallel)
-    total = sum((layers[layer] for layer in spread.stages(len(layers))[stage]), Numbers())
-    first, last = stage == 0, stage == parallel.pipeline - 1
+    layers, outer = layer_numbers(config, spread.parallel), outer_numbers(config, spread.parallel)
+    total = sum((layers[layer] for layer in spread.stages[stage]), Numbers())
+    first, last = stage == 0, stage == len(spread.stages) - 1
     if first:
         total += outer["embedding"]
     if last:

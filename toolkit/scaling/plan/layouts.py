@@ -46,7 +46,7 @@ class Run:
         experts: routed experts of each layer; 0 for a dense model.
         top_k, shared_experts: routed experts that a token uses, and those that every token uses.
         seq: tokens of a sequence.
-        batch: sequences that a device takes at once.
+        batch: sequences of a micro-batch; a pipeline has as many of those in flight as stages.
         gpus: how many.
         gpu_memory: of each, in GB (1e9 bytes).
         usable: share of it that training may fill; the rest is for the library, fragments and what is not counted.
@@ -148,7 +148,7 @@ def optimal_tokens(price: Cost) -> int:
 def layouts(config: DecoderConfig, run: Run) -> list[Layout]:
     """Every way to spread ``config`` over ``run.gpus``, best first by :data:`ORDER`; not all of them fit."""
     found = [
-        Layout(parallel, memory(config, run.batch, run.seq, run.precision, parallel, run.recompute))
+        Layout(parallel, memory(config, run.batch * parallel.pipeline, run.seq, run.precision, parallel, run.recompute))
         for parallel in _meshes(run)
         if not refusal(config, parallel, run)
     ]
@@ -163,8 +163,9 @@ def fitting(found: list[Layout], run: Run) -> list[Layout]:
 def refusal(config: DecoderConfig, parallel: ParallelConfig, run: Run) -> str:
     """Why the toolkit could not train ``config`` so; empty where it could.
 
-    Heads, hidden units, vocabulary, experts, tokens and layers are shared evenly or not at all; a tensor group stays on
-    a node; experts are shared by hidden units (tensor) or by whole experts (expert), not both.
+    Heads, hidden units, vocabulary, experts and tokens are shared evenly or not at all; a tensor group stays on a node;
+    experts are shared by hidden units (tensor) or by whole experts (expert), not both; a pipeline has a layer at least
+    in every stage, and ``data`` alone beside it.
     """
     tensor = parallel.tensor
     attention, feed_forward = config.blocks[0].attention, config.blocks[0].feed_forward
@@ -180,7 +181,10 @@ def refusal(config: DecoderConfig, parallel: ParallelConfig, run: Run) -> str:
         uneven.append("experts")
     if uneven:
         return f"{', '.join(uneven)}: not to be shared evenly"
-    return "tensor and expert: experts are shared in one way" if tensor > 1 and parallel.expert > 1 else ""
+    if tensor > 1 and parallel.expert > 1:
+        return "tensor and expert: experts are shared in one way"
+    beside = parallel.shard * tensor * parallel.context * parallel.expert
+    return "pipeline: beside it data alone may be above 1" if parallel.pipeline > 1 and beside > 1 else ""
 
 
 def _meshes(run: Run) -> Iterator[ParallelConfig]:
