@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.compute.cost import KINDS, Cost
 from toolkit.data import Corpus
+from toolkit.parallel import ParallelConfig
 from toolkit.scaling.plan import PlannedRun
 from toolkit.scaling.results import RunResult
 
@@ -22,7 +23,9 @@ def until_diverged(run: PlannedRun, steps: int, seconds: float) -> Fitted:
     return Fitted(steps, tokens, tokens * flops, math.nan, math.nan, seconds, math.nan, math.nan, math.nan)
 
 
-def run_row(run: PlannedRun, fitted: Fitted, corpus: Corpus, seconds: float, world_size: int, code: str) -> RunResult:
+def run_row(
+    run: PlannedRun, fitted: Fitted, corpus: Corpus, seconds: float, parallel: ParallelConfig, code: str
+) -> RunResult:
     """The row of a run that has ended.
 
     Args:
@@ -30,7 +33,7 @@ def run_row(run: PlannedRun, fitted: Fitted, corpus: Corpus, seconds: float, wor
         fitted: what it reached.
         corpus: what it was trained on.
         seconds: isolated seconds of one step.
-        world_size: processes that trained it.
+        parallel: the processes that trained it.
         code: version of the code that did.
     """
     flops = {name: fitted.tokens * per_token for name, per_token in run.cost.training_flops.items()}
@@ -60,7 +63,7 @@ def run_row(run: PlannedRun, fitted: Fitted, corpus: Corpus, seconds: float, wor
         layers=len(run.model.blocks),
         batch_size=run.training.batch_size,
         **_parameter_counts(run.cost),
-        training_bytes=round(run.memory(world_size).training),
+        training_bytes=round(run.memory(parallel).training),
         stage=run.stage,
         code=code,
         corpus=corpus.digest[:16],

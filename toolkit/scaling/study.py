@@ -198,7 +198,7 @@ class Study:
             f"{run.training.weight_decay:.2g}",
             number(run.flops["exact"]),
             f"{run.flops['exact'] / run.budget:.4f}",
-            f"{run.memory(self.parallel.world_size).training / 1e6:.0f}",
+            f"{run.memory(self.parallel).training / 1e6:.0f}",
         )
 
     def claim_folder(self) -> None:

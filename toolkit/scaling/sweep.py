@@ -217,7 +217,7 @@ def train_one(
         )
     except (DivergedError, NotFiniteError) as error:
         fitted = until_diverged(run, error.step - 1, time.perf_counter() - started)
-    return run_row(run, fitted, corpus, seconds, settings.parallel.world_size, settings.code)
+    return run_row(run, fitted, corpus, seconds, settings.parallel, settings.code)
 
 
 def _cell(run: PlannedRun, threads: int) -> str:

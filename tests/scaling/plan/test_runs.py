@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from toolkit.compute import cost, memory
 from toolkit.models import DecoderConfig
+from toolkit.parallel import ParallelConfig
 from toolkit.scaling import Grid, IsoFLOP, ModelShape, PlannedRun, plan_isoflop
 from toolkit.scaling.plan import TOLERANCE, Recipe, data_warnings, grid_warnings
 from toolkit.training import TrainingConfig
@@ -216,4 +217,5 @@ def test_memory_is_of_one_device_s_share(precision: str, counted: str) -> None:
     base = TrainingConfig(steps=1, context=32, batch_size=4, precision=precision)
     (run,) = plan(IsoFLOP(1e10, (16,)), base=base, families=("moe",), seeds=1)
     assert run.memory() == memory(run.model, 4, 32, counted)
-    assert run.memory(world_size=2) == memory(run.model, 2, 32, counted)
+    two = ParallelConfig(devices=2)
+    assert run.memory(two) == memory(run.model, 2, 32, counted, two)

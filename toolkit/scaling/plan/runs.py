@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from toolkit.checks import require
 from toolkit.compute import Cost, Memory, cost, memory
 from toolkit.models import DecoderConfig
+from toolkit.parallel import ParallelConfig
 from toolkit.scaling.plan.grid import Grid
 from toolkit.scaling.plan.recipe import Recipe
 from toolkit.scaling.plan.shape import Shape
@@ -57,11 +58,13 @@ class PlannedRun:
         """Planned training FLOPs of the whole run, by convention."""
         return {name: self.tokens * flops for name, flops in self.cost.training_flops.items()}
 
-    def memory(self, world_size: int = 1) -> Memory:
-        """Bytes of training on one device."""
+    def memory(self, parallel: ParallelConfig | None = None) -> Memory:
+        """Bytes of training on one of the devices of ``parallel``, by default the only one."""
+        parallel = ParallelConfig() if parallel is None else parallel
         precision = resolve_precision(self.training.precision, "auto")
         precision = "32-true" if precision == "64-true" else precision
-        return memory(self.model, self.training.batch_size // world_size, self.training.context, precision)
+        batch, recompute = parallel.local_batch(self.training.batch_size), self.training.recompute
+        return memory(self.model, batch, self.training.context, precision, parallel, recompute)
 
 
 def plan_isoflop(
