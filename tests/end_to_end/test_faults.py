@@ -49,7 +49,7 @@ def test_a_loss_that_is_not_finite_stops_all_with_step_rank_and_layer(tmp_path: 
     assert ended(folder, start(folder, "dense", 2, nan_at=(rank, 11))) == [1, 1]
     for other in range(2):
         said = log_of(folder, other).splitlines()[-1]
-        assert said.startswith("FloatingPointError: step 12 is not finite: ")
+        assert said.startswith("toolkit.training.health.NotFiniteError: step 12 is not finite: ")
         assert f"rank {rank}: loss nan, from blocks.1.feed_forward" in said
         assert f"rank {1 - rank}: loss nan" not in said
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)

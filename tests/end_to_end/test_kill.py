@@ -84,13 +84,13 @@ def test_a_killed_sweep_goes_on_to_the_results_of_an_unbroken_one(
         assert not list(place.path.glob(".*"))  # no half-written file is left
 
 
-BY_THE_REPORT = ("specialisation",)
-"""What the report, which is written anew, keeps in a run's folder."""
+BY_THE_REPORT = (".npz", ".sweep")
+"""Ends of what the report, which is written anew, keeps in a run's folder and beside them."""
 
 
 def test_a_finished_study_run_again_trains_nothing(study: Settings, unbroken: StudyFolder) -> None:
     def state() -> dict[str, int]:
-        runs = (path for path in (unbroken.path / "runs").glob("*/*") if path.stem not in BY_THE_REPORT)
+        runs = (path for path in (unbroken.path / "runs").glob("*/*") if path.suffix not in BY_THE_REPORT)
         return {str(path): path.stat().st_mtime_ns for path in (unbroken.table.path, unbroken.step_seconds, *runs)}
 
     before = state()

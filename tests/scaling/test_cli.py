@@ -95,7 +95,7 @@ def refusal(
         ("--training.schedule linear", "schedule='linear': it must be one of 'cosine', 'wsd'"),
         ("--corpus.vocab_size 100", "vocab_size=100: it must be 256 with tokenizer='bytes'"),
         ("--corpus.paths [/nowhere/at/all]", "paths='/nowhere/at/all': it must be an existing file or folder"),
-        ("--devices 3", "batch_size=4: it must be a multiple of devices * num_nodes = 3 * 1 = 3"),
+        ("--devices 3", "batch_size=4: it must be a multiple of data * shard = 3 * 1 = 3"),
         ("--devices 2 --workers 2", "workers=2: it must be 0 or 1 when a run has several devices"),
         ("--devices 0", "devices=0: it must be positive"),
         ("--strategy fsdp", "strategy='fsdp': it must be one of 'auto', 'ddp'"),

@@ -214,20 +214,19 @@ def too_fast(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 def test_a_run_that_diverges_is_recorded_and_not_run_again(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    """The dense one at its budget, the mixture where its routers' logits stopped being finite; then the others."""
+    """Both where their losses, gradients or routers' logits stopped being finite; then the others."""
     sound = plan(seeds=1)
     runs = too_fast(sound) + sound
     seconds = {run.name: 0.01 for run in runs}
     rows = run_sweep(runs, settings(text, tmp_path, workers), seconds)
     assert [row.run for row in rows] == [run.name for run in runs]
     assert [math.isnan(row.bits_per_byte) for row in rows] == [True, True, False, False]
-    dense, mixture = rows[:2]
-    assert dense.flops_spent == pytest.approx(dense.flops_planned)
-    assert 0 < mixture.steps < runs[1].training.steps
-    assert mixture.tokens == mixture.steps * runs[1].training.tokens_per_step
-    assert mixture.flops_spent / mixture.flops_planned == pytest.approx(mixture.steps / runs[1].training.steps)
-    assert mixture.seconds == pytest.approx(0.01 * mixture.steps)
-    assert mixture.seconds_wall > 0
+    for run, row in zip(runs[:2], rows[:2], strict=True):
+        assert 0 < row.steps < run.training.steps
+        assert row.tokens == row.steps * run.training.tokens_per_step
+        assert row.flops_spent / row.flops_planned == pytest.approx(row.steps / run.training.steps)
+        assert row.seconds == pytest.approx(0.01 * row.steps)
+        assert row.seconds_wall > 0
     recorder = Recorder()
     monkeypatch.setattr(sweep, "train_one", recorder)
     assert same(run_sweep(runs, settings(text, tmp_path), seconds)) == same(rows)

@@ -18,7 +18,9 @@ from training_cases import DENSE, WINDOWS, budget, corpus, metrics, training
 from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, MoEConfig
 from toolkit.training import Fitted, TrainingConfig, fit, run
 from toolkit.training.branch import Branch, checkpoint_of
+from toolkit.training.checkpoints import CheckpointStore
 from toolkit.training.progress import ReportProgress
+from toolkit.training.run_lock import RunLock
 
 BALANCED = MoEConfig(16, 4, 2, router="TopKRouter(score='sigmoid', balancer=BiasBalancer(rate=0.01))")
 MODEL = DecoderConfig(256, 16, (BlockConfig(AttentionConfig(heads=2), BALANCED), DENSE))
@@ -271,7 +273,8 @@ def test_every_process_refuses_and_only_the_main_one_writes(
     monkeypatch.setattr(run, "is_main_process", lambda: False)
     with pytest.raises(ValueError, match="seed=1: it must be 0, as in the trunk"):
         fit_in(tmp_path / "run", replace(TRUNK, steps=40, seed=1), branch=checkpoint_of(trunk, 30))
-    run._begin(tmp_path / "run", TRUNK, {}, None)
+    folder = tmp_path / "run"
+    run._begin(CheckpointStore(folder), RunLock(folder), TRUNK, {}, None)
     assert not (tmp_path / "run").exists()
 
 
