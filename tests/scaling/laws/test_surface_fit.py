@@ -234,7 +234,6 @@ def test_chinchillas_points_give_the_published_optimum(chinchilla: tuple[np.ndar
     assert [found.alpha, found.beta, found.E] == pytest.approx([0.3473, 0.3672, 1.8172], abs=5e-4)
 
 
-@pytest.mark.slow
 def test_chinchillas_points_give_the_published_intervals(chinchilla: tuple[np.ndarray, ...]) -> None:
     """4,000 resamples; their 95% intervals, E, alpha and beta within 2%, A 4%, B 8%."""
     resampled = fit_loss_surface(*chinchilla, "huber").bootstrap(4000, seed=42)
