@@ -22,7 +22,7 @@ TOLERANCE = 0.01
 WIDTHS = 3
 """Of one family at one budget: as many as a parabola takes."""
 
-TOKENS_PER_PARAMETER = (5.0, 100.0)
+USUAL_TOKENS_PER_PARAMETER = (5.0, 100.0)
 """About Hoffmann et al.'s 20: what the best model of a budget is likely to be trained on."""
 
 
@@ -158,7 +158,7 @@ def _few_widths(runs: Sequence[PlannedRun]) -> list[str]:
 
 def _one_sided(runs: Sequence[PlannedRun]) -> list[str]:
     ratios = [run.tokens / run.cost.total_active_parameters for run in runs]
-    low, high = TOKENS_PER_PARAMETER
+    low, high = USUAL_TOKENS_PER_PARAMETER
     told = f"{min(ratios):.3g} to {max(ratios):.3g} tokens for each active parameter"
     if max(ratios) < low:
         return [f"trains every model on {told}, all below {low:g}: the best size is likely below all widths"]

@@ -12,15 +12,12 @@ from rich.console import Console
 
 from toolkit.parallel import is_main_process
 from toolkit.scaling.claims import number
-from toolkit.scaling.cli import conclude, make_study, parse_settings, study_parser
+from toolkit.scaling.cli import conclude, make_study, parse_settings, study_console, study_parser
 from toolkit.scaling.plan import ModelShape
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.sparsity.prediction import NextBudget, Tested
 from toolkit.scaling.sparsity.search import FoundRate
 from toolkit.scaling.sparsity.study import Laws, LawSettings, SparsityStudy
-
-PLAN_WIDTH = 200
-"""Columns of text where no terminal says how many: the plan's table with the search's long names, uncut."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def conduct_sparsity(study: SparsityStudy, dry_run: bool, report: Callable[[Find
         dry_run: print the plan and leave nothing behind.
         report: writes it and gives its path; called on the main process.
     """
-    console = Console(quiet=not is_main_process(), width=None if Console().is_terminal else PLAN_WIDTH)
+    console = study_console()
     _announce(study, console, dry_run)
     if dry_run:
         return
