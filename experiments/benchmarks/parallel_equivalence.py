@@ -96,6 +96,11 @@ ROWS = [
     Row("context + tensor", ParallelConfig(context=2, tensor=2), UNCHOSEN),
     Row("expert", ParallelConfig(data=2, expert=2), ROUTED),
     Row("expert, copied, + shard", ParallelConfig(data=2, shard=2, expert=2), ROUTED),
+    Row("expert + tensor + data", ParallelConfig(data=2, expert=2, tensor=2), ROUTED),
+    Row("expert + tensor + shard", ParallelConfig(shard=2, expert=2, tensor=2), ROUTED),
+    Row("expert + context", ParallelConfig(context=2, expert=2), ROUTED),
+    Row("expert + context + tensor", ParallelConfig(context=2, expert=2, tensor=2), ROUTED),
+    Row("expert + context + shard", ParallelConfig(context=2, shard=2, expert=4), ROUTED),
     Row("pipeline", ParallelConfig(pipeline=2), work=pipelined),
     Row("pipeline + data", ParallelConfig(pipeline=2, data=2), work=pipelined),
 ]

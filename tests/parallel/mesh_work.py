@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 
 from toolkit.parallel import ParallelConfig, build_mesh
 
@@ -24,8 +25,15 @@ def _place(parallel: ParallelConfig) -> dict[str, Any]:
         "batch": (meshes.batch_rank, meshes.batch_count),
         "sharding": meshes.sharding.mesh.tolist(),
         "tokens": _ranks(meshes.tokens),
-        "experts": None if meshes.experts is None else meshes.expert.mesh.tolist(),
+        "experts": None if meshes.experts is None else _of_experts(meshes.expert),
     }
+
+
+def _of_experts(mesh: DeviceMesh) -> tuple[list[list[int]], list[int]]:
+    """Ranks by (expert_data, expert) at this process's place in the tensor group; and that group."""
+    if mesh.ndim == 2:
+        return mesh.mesh.tolist(), [dist.get_rank()]
+    return mesh.mesh[:, :, mesh.get_local_rank(2)].tolist(), _ranks(mesh.get_group(2))
 
 
 def _ranks(group: dist.ProcessGroup) -> list[int]:

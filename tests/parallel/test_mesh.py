@@ -89,12 +89,14 @@ def test_experts_are_shared_by_neighbours_among_those_whose_tokens_differ(
     parallel = CONFIGS[index]
     everyone = coordinates(parallel)
     for rank, mine in enumerate(everyone):
-        rows, ranks = placed[rank][index]["experts"], alike(everyone, mine, (0, 4))
+        found, ranks = placed[rank][index]["experts"], alike(everyone, mine, (0, 4))
         if parallel.expert == 1:
-            assert rows is None
+            assert found is None
         else:
+            rows, tensor = found
             size = parallel.expert
             assert rows == [ranks[start : start + size] for start in range(0, len(ranks), size)]
+            assert tensor == alike(everyone, mine, (0, 1, 2, 3))
 
 
 def test_another_number_of_processes_is_refused() -> None:

@@ -25,6 +25,7 @@ from toolkit.parallel import (
         ("moe", ParallelConfig(tensor=2)),
         ("biased", ParallelConfig(shard=2)),
         ("moe", ParallelConfig(tensor=2, shard=2)),
+        ("moe", ParallelConfig(tensor=2, shard=2, expert=2)),
     ],
 )
 def test_the_whole_state_is_gathered_and_cut_again(kind: str, parallel: ParallelConfig) -> None:

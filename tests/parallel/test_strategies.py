@@ -28,8 +28,17 @@ EXPERTS = {
     "expert": ParallelConfig(data=2, expert=2),
     "expert + shard": ParallelConfig(shard=2, expert=2),
 }
-CONTEXT = ParallelConfig(context=2)
+CONTEXT = {
+    "context": ParallelConfig(context=2),
+    "context + expert": ParallelConfig(context=2, expert=2),
+}
+EXPERTS_AND_TENSOR = ParallelConfig(shard=2, expert=2, tensor=2)
 FOURS = {
+    "expert + tensor + data": ParallelConfig(data=2, expert=2, tensor=2, sequence_parallel=False),
+    "expert + tensor + shard, zero 2": ParallelConfig(shard=2, expert=2, tensor=2, zero=2),
+    "expert + tensor + context": ParallelConfig(context=2, expert=2, tensor=2),
+    "expert + context + shard": ParallelConfig(context=2, shard=2, expert=4),
+    "copies of experts + context": ParallelConfig(context=2, shard=2, expert=2),
     "context + tensor": ParallelConfig(context=2, tensor=2),
     "copies of experts": ParallelConfig(data=2, shard=2, expert=2),
     "copies of shards": ParallelConfig(data=2, shard=2),
@@ -68,7 +77,12 @@ def test_two_processes_share_experts() -> None:
 
 
 def test_two_processes_share_sequences() -> None:
-    assert_same((CONTEXT,), torch.float64, ("dense", "moe", "biased"))
+    assert_same((CONTEXT["context"],), torch.float64, ("dense",))
+    assert_same(CONTEXT.values(), torch.float64, ("moe", "biased"))
+
+
+def test_four_processes_share_experts_and_their_hidden_units() -> None:
+    assert_same((EXPERTS_AND_TENSOR,), torch.float64, ("moe", "biased"))
 
 
 @pytest.mark.slow

@@ -45,13 +45,15 @@ def assert_same(folder: Path, fitted: dict[str, Any], alone: tuple[Path, dict[st
         ({"tensor": 2}, {"context": 2}),
         ({"context": 2}, {"data": 2, "expert": 2}),
         ({"data": 2, "expert": 2}, {"shard": 2, "zero": 2}),
+        ({"shard": 2, "expert": 2, "tensor": 2}, {"context": 2, "expert": 2, "data": 2}),
+        ({"data": 2, "shard": 2}, {"context": 2, "expert": 2, "tensor": 2}),
     ],
 )
 def test_a_spread_run_is_the_run_of_one_process_and_goes_on_spread_otherwise(
     before: dict[str, Any], after: dict[str, Any], alone: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     first, then = (ParallelConfig(accelerator="cpu", **sizes) for sizes in (before, after))
-    results = run_processes(2, run_both, tmp_path, first, then)
+    results = run_processes(first.world_size, run_both, tmp_path, first, then)
     for whole, broken in results:
         assert_same(tmp_path / "whole", whole, alone)
         assert_same(tmp_path / "broken", broken, alone)

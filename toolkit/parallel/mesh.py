@@ -58,12 +58,15 @@ class Meshes:
     def expert(self) -> DeviceMesh:
         """("expert_data", "expert"): the groups that share, and that copy, the experts this process is among.
 
+        With ``tensor`` above 1 that is a third dimension, whose processes share the hidden units of each expert.
+
         Raises:
             ValueError: without expert parallelism.
         """
         if self.experts is None:
             raise ValueError("expert=1: it must be above 1 for a mesh of experts")
-        return self.experts["expert_data", "expert"]
+        names = EXPERT_DIMENSIONS[1:] if self.config.tensor > 1 else EXPERT_DIMENSIONS[1:3]
+        return self.experts[names]
 
     @cached_property
     def sharding(self) -> DeviceMesh:

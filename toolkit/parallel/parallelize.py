@@ -19,8 +19,8 @@ from toolkit.routing.reduce import set_batch_group
 def parallelize(decoder: Decoder, meshes: Meshes) -> nn.Module:
     """Spread ``decoder`` over the processes of ``meshes``; every process must hold the same weights.
 
-    First what shares the insides of layers: heads and hidden units (tensor), the tokens of a sequence (context), routed
-    experts (expert); then what cuts or copies the rest over the processes whose tokens differ, which are also those
+    First what shares the insides of layers: routed experts (expert), heads and hidden units (tensor), the tokens of a
+    sequence (context); then what cuts or copies the rest over the processes whose tokens differ, which are also those
     that routers count over from now on. Returns what is to be called: the decoder itself, changed in place, or it
     within ``DistributedDataParallel`` where every process holds all of it.
 
@@ -40,12 +40,12 @@ def parallelize(decoder: Decoder, meshes: Meshes) -> nn.Module:
     set_batch_group(None if config.is_replicated else meshes.tokens)
     if config.is_replicated:
         return decoder if config.world_size == 1 else DistributedDataParallel(decoder)
+    if config.expert > 1:
+        expert_parallel(decoder, meshes.expert, torch.bfloat16 if config.gather_dtype == "bf16" else None)
     if config.tensor > 1:
         tensor_parallel(decoder, meshes.tensor, config.sequence_parallel)
     if config.context > 1:
         context_parallel(decoder, meshes.world["context"])
-    if config.expert > 1:
-        expert_parallel(decoder, meshes.expert, torch.bfloat16 if config.gather_dtype == "bf16" else None)
     if meshes.sharding.size() > 1:
         shard_layers(decoder, meshes.sharding, config, expert_parameters(decoder).values())
     return decoder

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import parallelize_module
 from torch.utils.checkpoint import checkpoint
 
 from toolkit.layers import Block, MixtureOfDepths, MoE, SelfAttention, auxiliary_losses
@@ -24,6 +26,7 @@ from toolkit.parallel.expert import (
     expert_parameters,
 )
 from toolkit.parallel.expert.exchange import Journey
+from toolkit.parallel.tensor.plan import Layer
 from toolkit.routing import (
     BiasBalancer,
     Capacity,
@@ -42,6 +45,7 @@ from toolkit.routing import (
     TopKRouter,
     update_balancers,
 )
+from toolkit.routing.reduce import set_batch_group
 
 DIM, HIDDEN, EXPERTS, LENGTH = 8, 12, 8, 6
 layer = partial(MoE, DIM, HIDDEN, EXPERTS)
@@ -111,17 +115,23 @@ DRAWN: dict[str, Callable[[], nn.Module]] = {
 """Routers that draw, or look at, what one process has: each process routes as it would by itself."""
 
 
-def errors(name: str, copies: int = 1) -> dict[str, float]:
+def errors(name: str, copies: int = 1, tensor: int = 1) -> dict[str, float]:
     """The largest difference of everything from one process with all tokens; ``copies`` groups of ranks share experts.
 
-    What a model keeps in fp32, whatever it is cast to, is named so.
+    What a model keeps in fp32, whatever it is cast to, is named so. Neighbours in a group of ``tensor`` have the same
+    tokens, and share hidden units.
     """
-    case, ranks, rank = CASES[name], dist.get_world_size(), dist.get_rank()
+    case, ranks, rank = CASES[name], dist.get_world_size() // tensor, dist.get_rank() // tensor
     torch.manual_seed(0)
     whole = case.build().double()
     spread = deepcopy(whole)
-    mesh = init_device_mesh("cpu", (copies, ranks // copies), mesh_dim_names=("expert_data", "expert"))
-    expert_parallel(spread, mesh if copies > 1 else mesh["expert"])
+    mesh = init_device_mesh("cpu", (copies, ranks // copies, tensor), mesh_dim_names=("expert_data", "expert", "tensor"))
+    if tensor > 1:
+        expert_parallel(spread, mesh)
+        parallelize_module(spread, mesh["tensor"], Layer(Replicate()))
+        set_batch_group(mesh["expert_data", "expert"]._flatten("tokens").get_group())
+    else:
+        expert_parallel(spread, mesh["expert_data", "expert"] if copies > 1 else mesh["expert"])
     here = list(case.sequences[:ranks])
     given, valid, factor = _inputs(sum(here), case.padded)
     x, ys = _run(whole, case, given, valid, factor, scale=1 / ranks)
@@ -137,7 +147,7 @@ def errors(name: str, copies: int = 1) -> dict[str, float]:
     for path, gradient in gradients.items():
         if path not in shared:  # data parallelism's mean
             dist.all_reduce(gradient)
-            gradient.div_(ranks)
+            gradient.div_(ranks * tensor)
         found[path] = gradient - named[path].grad
     for model in (whole, spread):
         update_balancers(model)
@@ -166,8 +176,8 @@ def _run(
     return x, y.detach()
 
 
-def all_errors(names: list[str], copies: int = 1) -> dict[str, dict[str, float]]:
-    return {name: errors(name, copies) for name in names}
+def all_errors(names: list[str], copies: int = 1, tensor: int = 1) -> dict[str, dict[str, float]]:
+    return {name: errors(name, copies, tensor) for name in names}
 
 
 def errors_of_drawn() -> dict[str, float]:
@@ -337,12 +347,18 @@ def refusals() -> dict[str, str]:
     block = Block(DIM, SelfAttention(DIM, heads=2), layer(2))
     cases = {
         "uneven": MoE(DIM, HIDDEN, 7, 2),
+        "uneven hidden units": MoE(DIM, 7, EXPERTS, 2),
         "soft": layer(2, router=SoftRouter(DIM, EXPERTS, 1)),
         "twice": shared,
         "dense": nn.Linear(2, 2),
         "depths": MixtureOfDepths(block, DIM),
     }
-    return {name: _message(lambda module=module: expert_parallel(module, mesh)) for name, module in cases.items()} | {
+    over_both = init_device_mesh("cpu", (1, 1, dist.get_world_size()))
+    meshes = {name: over_both if "hidden" in name else mesh for name in cases}
+    return {
+        name: _message(lambda name=name, module=module: expert_parallel(module, meshes[name]))
+        for name, module in cases.items()
+    } | {
         "not shared": _message(lambda: _only_dispatched(shared)),
         "twice differentiated": _message(lambda: _differentiated_twice(shared)),
         "untouched": str([type(p).__name__ for p in cases["depths"].block.feed_forward.experts.parameters()]),

@@ -14,15 +14,19 @@ SOME = ["losses", "uneven", "one expert", "last rank has none", "zero experts"]
 
 
 @pytest.mark.parametrize(
-    ("ranks", "copies", "names"),
+    ("ranks", "copies", "tensor", "names"),
     [
-        (2, 1, NAMES),
-        pytest.param(4, 1, SOME, marks=pytest.mark.slow),
-        pytest.param(4, 2, NAMES, marks=pytest.mark.slow),
+        (2, 1, 1, NAMES),
+        (4, 1, 2, ["default", *SOME, "shared", "padding"]),
+        pytest.param(4, 1, 1, SOME, marks=pytest.mark.slow),
+        pytest.param(4, 2, 1, NAMES, marks=pytest.mark.slow),
+        pytest.param(4, 1, 2, NAMES, marks=pytest.mark.slow),
+        pytest.param(4, 2, 2, NAMES, marks=pytest.mark.slow),
     ],
 )
-def test_parts_equal_the_whole(ranks: int, copies: int, names: list[str]) -> None:
-    for found in run_processes(ranks, expert_layer_work.all_errors, names, copies):
+def test_parts_equal_the_whole(ranks: int, copies: int, tensor: int, names: list[str]) -> None:
+    """Experts over ranks / copies / tensor processes, their hidden units over ``tensor``."""
+    for found in run_processes(ranks, expert_layer_work.all_errors, names, copies, tensor):
         assert list(found) == names
         for name, errors in found.items():
             wrong = {path: e for path, e in errors.items() if not e < (1e-6 if path.startswith("fp32") else 1e-10)}
@@ -97,6 +101,8 @@ def test_over_all_processes_a_triple_crosses_four_times(facts: list[dict[str, An
 def test_what_cannot_be_shared_is_refused_by_name(facts: list[dict[str, Any]]) -> None:
     found = facts[0]["refusals"]
     assert found["uneven"].startswith("num_experts=7: it must be a multiple of the 2 processes that share them: 7 / 2")
+    right = "hidden_dim=7: it must be a multiple of tensor=2: 7 / 2 is not whole"
+    assert found["uneven hidden units"] == right
     assert found["soft"].startswith("module.router='SoftRouter': it must be one that chooses experts")
     assert found["twice"].startswith("module.dispatcher='AllToAllDispatcher': it must be LocalDispatcher")
     assert found["dense"] == "module='Linear': it must be one with a MoE"

@@ -33,6 +33,7 @@ LAYOUTS = {
     "copies2": ParallelConfig(devices=4, data=2, shard=2),
     "tensor2": ParallelConfig(devices=2, tensor=2),
     "shard2tensor2": ParallelConfig(devices=4, shard=2, tensor=2),
+    "expert2tensor2": ParallelConfig(devices=4, shard=2, expert=2, tensor=2),
 }
 
 
@@ -50,6 +51,8 @@ def require_same(found: Table, expected: Table) -> None:
         pytest.param("shard4", "tensor2", marks=pytest.mark.slow),
         pytest.param("shard2tensor2", "shard2", marks=pytest.mark.slow),
         pytest.param("copies2", "tensor2", marks=pytest.mark.slow),
+        ("expert2tensor2", "shard2"),
+        pytest.param("shard2", "expert2tensor2", marks=pytest.mark.slow),
     ],
 )
 def test_weights_and_moments_are_the_same_bits_in_another_layout_and_in_one_process(

@@ -12,6 +12,7 @@ from toolkit.checks import require
 from toolkit.layers import MixtureOfDepths, MoE
 from toolkit.layers.moe import LocalDispatcher
 from toolkit.parallel.expert.dispatcher import AllToAllDispatcher, require_even
+from toolkit.parallel.tensor.shares import distribute, shares
 from toolkit.routing import SoftRouter
 
 
@@ -27,27 +28,37 @@ def expert_parallel(module: nn.Module, mesh: DeviceMesh, compute_dtype: torch.dt
     ``DistributedDataParallel`` around ``module`` itself knows; around a module that holds it, and for FSDP2,
     :func:`expert_parameters` says which they are.
 
+    With a tensor dimension the processes of a tensor group have the same tokens, choose the same experts for them, and
+    each sends them to the processes of its own place in the tensor groups, where its share of the hidden units is: what
+    comes home is a partial sum, as of any layer under tensor parallelism, which is to be applied to the rest afterwards
+    (:func:`toolkit.parallel.tensor.tensor_parallel`).
+
     Args:
         module: a MoE or anything with some in it, such as a decoder, of plain tensors.
         mesh: one dimension, whose processes share the experts; or two, ``("expert_data", "expert")``: the second shares
-            them and the first holds copies. Its processes are all whose losses are averaged.
+            them and the first holds copies. Their processes are all whose losses are averaged. Or three,
+            ``("expert_data", "expert", "tensor")``: the third shares the hidden units of every expert.
         compute_dtype: what experts compute in where FSDP2's mixed precision gives them tokens in another dtype than
             their parameters', which it does not see; gradients are summed in the parameters' own. None: that.
 
     Raises:
-        ValueError: if there is no MoE, the experts cannot be shared evenly, are shared already or are those of a soft
-            router, which mixes slots for them here; if a MoE has another dispatcher; or if it stands in a mixture of
+        ValueError: if there is no MoE, experts or hidden units cannot be shared evenly, are shared already or are those
+            of a soft router, which mixes slots for them here; if a MoE has another dispatcher; or if it stands in a mixture of
             depths, which may pass it by in one process while others wait.
     """
     layers = {path: part for path, part in module.named_modules() if isinstance(part, MoE)}
     require(bool(layers), "module", type(module).__name__, "one with a MoE")
-    require(mesh.ndim in (1, 2), "mesh.ndim", mesh.ndim, "1, (expert,), or 2, (expert_data, expert)")
+    right = "1, (expert,), 2, (expert_data, expert), or 3, (expert_data, expert, tensor)"
+    require(mesh.ndim in (1, 2, 3), "mesh.ndim", mesh.ndim, right)
+    dim = min(mesh.ndim - 1, 1)  # of the experts
     _require_always_called(module)
     for path, moe in layers.items():
-        _require_plain(path or "module", moe, mesh.size(-1))
+        _require_plain(path or "module", moe, mesh.size(dim))
+        if mesh.ndim == 3:
+            shares(moe.experts, mesh.size(2))  # refuses hidden units that cannot be shared
     for moe in layers.values():
         _share(moe.experts, mesh)
-        moe.dispatcher = AllToAllDispatcher(mesh.get_group(mesh.ndim - 1), compute_dtype)
+        moe.dispatcher = AllToAllDispatcher(mesh.get_group(dim), compute_dtype)
     ignore_in_data_parallel(module)
 
 
@@ -70,6 +81,9 @@ def ignore_in_data_parallel(module: nn.Module) -> None:
 
 
 def _share(experts: nn.Module, mesh: DeviceMesh) -> None:
+    if mesh.ndim == 3:
+        distribute(experts, mesh, shares(experts, mesh.size(2)), before=(Replicate(), Shard(0)))
+        return
     placements = [*[Replicate()] * (mesh.ndim - 1), Shard(0)]
     for name, parameter in list(experts.named_parameters()):
         shared = distribute_tensor(parameter.detach(), mesh, placements, src_data_rank=None)

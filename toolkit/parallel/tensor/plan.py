@@ -29,7 +29,7 @@ from toolkit.layers import Block, MixtureOfDepths, MoE
 from toolkit.models import Decoder
 from toolkit.models.decoder import DecoderOutput
 from toolkit.parallel.tensor.local import LocalForward, local_heads, spread, summed, view_of, whole
-from toolkit.parallel.tensor.shares import Share, distribute, shares
+from toolkit.parallel.tensor.shares import Share, distribute, shared_elsewhere, shares
 
 SEQUENCE = 1
 """The axis of tokens in (batch, length, dim)."""
@@ -43,7 +43,8 @@ def tensor_parallel(decoder: Decoder, mesh: DeviceMesh, sequence_parallel: bool 
     Every process must hold the same weights and be given the same tokens.
 
     Args:
-        decoder: a model of plain tensors.
+        decoder: a model of plain tensors; routed experts may be shared already, over a mesh that has ``mesh`` as its
+            last dimension (:func:`toolkit.parallel.expert.expert_parallel`).
         mesh: one dimension.
         sequence_parallel: shard the stream, and with it the norms' work and what is kept for their backward pass, over
             the tokens: as many bytes sent. False: it is whole in every process.
@@ -89,6 +90,8 @@ class Layer(ParallelStyle):
     def _apply(self, module: nn.Module, mesh: DeviceMesh) -> nn.Module:
         local, size = LocalForward(), mesh.size()
         for part in module.modules():
+            if shared_elsewhere(part):
+                continue
             found = shares(part, size)
             if attributes := local_heads(part, size):
                 local.attributes[part] = attributes

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import Placement
 
 from toolkit.checks import require
 from toolkit.layers import FeedForward, SelfAttention
@@ -47,6 +49,11 @@ def shares(module: nn.Module, tensor: int) -> dict[str, Share]:
     return {name: share for name, share in found.items() if module._parameters.get(name) is not None}
 
 
+def shared_elsewhere(module: nn.Module) -> bool:
+    """Whether ``module`` is routed experts that expert parallelism has shared, by hidden units too."""
+    return isinstance(module, Experts) and any(isinstance(each, DTensor) for each in module.parameters())
+
+
 def _of_attention(attention: SelfAttention, tensor: int) -> dict[str, Share]:
     for name in ("heads", "key_heads"):
         heads = getattr(attention, name)
@@ -83,10 +90,18 @@ def _of_feed_forward(layer: FeedForward | Experts, tensor: int) -> dict[str, Sha
     }
 
 
-def distribute(module: nn.Module, mesh: DeviceMesh, found: dict[str, Share]) -> None:
+def distribute(
+    module: nn.Module, mesh: DeviceMesh, found: dict[str, Share], before: Sequence[Placement] = ()
+) -> None:
     """Put DTensors in the place of ``module``'s parameters, each process keeping its own part; nothing is sent.
 
     Every process must hold the same values before.
+
+    Args:
+        module: whose own parameters, not those of its children, are shared.
+        mesh: its last dimension shares as ``found`` says.
+        found: by name, the share of every parameter.
+        before: how all of them are placed along the dimensions of ``mesh`` before its last.
     """
     orders: dict[str, RowOrder] = {}
     for name, share in found.items():
@@ -95,10 +110,10 @@ def distribute(module: nn.Module, mesh: DeviceMesh, found: dict[str, Share]) -> 
         whole = parameter.detach()
         if share.parts:
             assert share.dim is not None, "parts are along an axis"
-            orders[name] = RowOrder(share.dim, share.parts, mesh.size())
+            orders[name] = RowOrder(share.dim, share.parts, mesh.size(-1))
             whole = orders[name].to_ranks(whole)
-        placement = Replicate() if share.dim is None else Shard(share.dim)
-        sharded = distribute_tensor(whole, mesh, [placement], src_data_rank=None)
+        last = Replicate() if share.dim is None else Shard(share.dim)
+        sharded = distribute_tensor(whole, mesh, [*before, last], src_data_rank=None)
         module.register_parameter(name, nn.Parameter(sharded, requires_grad=parameter.requires_grad))
     if orders:
         setattr(module, ATTRIBUTE, orders)
