@@ -71,6 +71,7 @@ def decoder(*layers: BlockConfig) -> DecoderConfig:
 
 
 ROUTED = ("MoE", "loss-free MoE")
+SPARSE = (*ROUTED, "depths")
 UNCHOSEN = ("dense", *ROUTED)
 """Those in which every token goes through every layer."""
 
@@ -94,10 +95,10 @@ ROWS = [
     Row("tensor + data", ParallelConfig(tensor=2, data=2)),
     Row("context", ParallelConfig(context=2), UNCHOSEN),
     Row("context + tensor", ParallelConfig(context=2, tensor=2), UNCHOSEN),
-    Row("expert", ParallelConfig(data=2, expert=2), ROUTED),
-    Row("expert, copied, + shard", ParallelConfig(data=2, shard=2, expert=2), ROUTED),
-    Row("expert + tensor + data", ParallelConfig(data=2, expert=2, tensor=2), ROUTED),
-    Row("expert + tensor + shard", ParallelConfig(shard=2, expert=2, tensor=2), ROUTED),
+    Row("expert", ParallelConfig(data=2, expert=2), SPARSE),
+    Row("expert, copied, + shard", ParallelConfig(data=2, shard=2, expert=2), SPARSE),
+    Row("expert + tensor + data", ParallelConfig(data=2, expert=2, tensor=2), SPARSE),
+    Row("expert + tensor + shard", ParallelConfig(shard=2, expert=2, tensor=2), SPARSE),
     Row("expert + context", ParallelConfig(context=2, expert=2), ROUTED),
     Row("expert + context + tensor", ParallelConfig(context=2, expert=2, tensor=2), ROUTED),
     Row("expert + context + shard", ParallelConfig(context=2, shard=2, expert=4), ROUTED),

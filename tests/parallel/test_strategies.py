@@ -73,7 +73,7 @@ def test_two_processes_are_one(kind: str) -> None:
 
 
 def test_two_processes_share_experts() -> None:
-    assert_same(EXPERTS.values(), torch.float64, ("moe", "biased"))
+    assert_same(EXPERTS.values(), torch.float64, ("moe", "biased", "depths"))
 
 
 def test_two_processes_share_sequences() -> None:
@@ -82,13 +82,13 @@ def test_two_processes_share_sequences() -> None:
 
 
 def test_four_processes_share_experts_and_their_hidden_units() -> None:
-    assert_same((EXPERTS_AND_TENSOR,), torch.float64, ("moe", "biased"))
+    assert_same((EXPERTS_AND_TENSOR,), torch.float64, ("moe", "biased", "depths"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_four_processes_are_one(kind: str) -> None:
-    refusing = {"depths": ("context", "expert"), "dense": ("expert",)}.get(kind, ())
+    refusing = {"depths": ("context",), "dense": ("expert",)}.get(kind, ())
     ways = [way for way in FOURS.values() if all(getattr(way, size) == 1 for size in refusing)]
     assert_same(ways, torch.float64, (kind,))
 

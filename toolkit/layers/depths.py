@@ -93,17 +93,25 @@ class MixtureOfDepths(nn.Module):
         if choice.index.shape[1]:
             y = self._through(x, choice, cache, layer, sequences.at(choice.index, choice.valid, start))
         else:
-            y = x
-            self._forget()
+            y = self._past(x, sequences)
         y, losses = join_losses(y, choice.losses)
         self._choice = replace(choice, losses=losses)
         return y
 
-    def _forget(self) -> None:
-        """No token came: what a MoE inside shows of its last forward would be another's."""
-        for module in self.block.modules():
-            if isinstance(module, MoE):
-                module._assignment = None
+    def _past(self, x: Tensor, sequences: Sequences) -> Tensor:
+        """x (batch, length, dim), unchanged: no token goes through the block.
+
+        A MoE in it runs on none of the tokens, forward and backward, where other processes wait for it; elsewhere what
+        it shows of its last forward would be another's.
+        """
+        moe = self.block.feed_forward
+        if not isinstance(moe, MoE):
+            return x
+        if moe.is_collective:
+            told = {name: None if table is None else table[:, :0] for name, table in sequences.routed.items()}
+            return torch.cat([x, moe(x[:, :0], **told)], dim=1)
+        moe._assignment = None
+        return x
 
     def _through(
         self,

@@ -224,6 +224,11 @@ class MoE(nn.Module):
         return self._assignment is not None
 
     @property
+    def is_collective(self) -> bool:
+        """Whether experts are in other processes too, which must then run this layer as often, if on no token."""
+        return not isinstance(self.dispatcher, LocalDispatcher)
+
+    @property
     def losses(self) -> dict[str, Tensor]:
         """The router's losses of the last training forward, by name, already times their coefficients."""
         return {} if self._assignment is None else self._assignment.losses

@@ -16,7 +16,7 @@ from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import parallelize_module
 from torch.utils.checkpoint import checkpoint
 
-from toolkit.layers import Block, MixtureOfDepths, MoE, SelfAttention, auxiliary_losses
+from toolkit.layers import Block, MixtureOfDepths, MoE, SelfAttention, Sequences, auxiliary_losses
 from toolkit.layers.zero_experts import ZeroComputationExperts
 from toolkit.parallel import full_gradients, full_state_dict
 from toolkit.parallel.expert import (
@@ -125,7 +125,9 @@ def errors(name: str, copies: int = 1, tensor: int = 1) -> dict[str, float]:
     torch.manual_seed(0)
     whole = case.build().double()
     spread = deepcopy(whole)
-    mesh = init_device_mesh("cpu", (copies, ranks // copies, tensor), mesh_dim_names=("expert_data", "expert", "tensor"))
+    mesh = init_device_mesh(
+        "cpu", (copies, ranks // copies, tensor), mesh_dim_names=("expert_data", "expert", "tensor")
+    )
     if tensor > 1:
         expert_parallel(spread, mesh)
         parallelize_module(spread, mesh["tensor"], Layer(Replicate()))
@@ -332,10 +334,50 @@ def _told(function: Callable[..., Any], name: str, events: list[str]) -> Callabl
     return told
 
 
+def depths() -> dict[str, float]:
+    """Errors of a mixture of depths with a MoE in it, against one process with all rows.
+
+    In evaluation a token is chosen by its first number, so that this rank's rows are: of the first none, of others some.
+    """
+    ranks, rank = dist.get_world_size(), dist.get_rank()
+    found = {}
+    for training, kind in ((True, "TopKRouter"), (False, "TopKRouter"), (False, "HashRouter")):
+        torch.manual_seed(0)
+        router = plain() if kind == "TopKRouter" else HashRouter(EXPERTS, 2, vocab_size=11, dim=DIM)
+        block = Block(DIM, SelfAttention(DIM, heads=2), layer(2, router=router))
+        whole = MixtureOfDepths(block, DIM, capacity=0.5).double().train(training)
+        whole.router.predict = lambda x: x[..., 0]  # type: ignore[method-assign]
+        spread = deepcopy(whole)
+        expert_parallel(spread, init_device_mesh("cpu", (ranks,)))
+        x, factor = torch.randn(2, 2 * ranks, LENGTH, DIM, dtype=torch.float64)
+        x[:2, :, 0] = -1.0
+        ids, rows = torch.randint(11, (2 * ranks, LENGTH)), slice(2 * rank, 2 * rank + 2)
+        results = []
+        for depths, given, ask, known, scale in (
+            (whole, x, factor, ids, 1 / ranks),
+            (spread, x[rows], factor[rows], ids[rows], 1.0),
+        ):
+            given = given.clone().requires_grad_()
+            y = depths(given, sequences=Sequences.of(known))
+            (scale * (y * ask).sum()).backward()
+            results.append(
+                (depths, y.detach(), given.grad, full_gradients(depths)["block.feed_forward.experts.down_proj"])
+            )
+        (one, y, d_x, d_w), (all_of, own_y, own_d_x, own_d_w) = results
+        assert training or int(all_of.choice.selected.sum()) == 0 or rank > 0
+        assert int(one.choice.selected.sum()) > 0
+        name = f"{kind} {training}"
+        errors = (own_y - y[rows], own_d_x / ranks - d_x[rows], own_d_w - d_w)
+        found[name] = max(float(error.abs().max()) for error in errors)
+        counts = all_of.block.feed_forward.stats.all_reduce().pack() - one.block.feed_forward.stats.pack()
+        found[f"{name} statistics"] = float(counts[:-1].abs().max())
+    return found
+
+
 def facts() -> dict[str, Any]:
     """All of the above that two processes find out."""
     numbers = (errors_of_drawn, single_precision, computed_in_half_precision, evaluated_in_inference_mode)
-    others = (zero_gradients, bytes_sent, crossing_of_all, refusals, order_of_events)
+    others = (depths, zero_gradients, bytes_sent, crossing_of_all, refusals, order_of_events)
     return {look.__name__: look() for look in (*numbers, *others)}
 
 
@@ -344,14 +386,12 @@ def refusals() -> dict[str, str]:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     shared = layer(2)
     expert_parallel(shared, mesh)
-    block = Block(DIM, SelfAttention(DIM, heads=2), layer(2))
     cases = {
         "uneven": MoE(DIM, HIDDEN, 7, 2),
         "uneven hidden units": MoE(DIM, 7, EXPERTS, 2),
         "soft": layer(2, router=SoftRouter(DIM, EXPERTS, 1)),
         "twice": shared,
         "dense": nn.Linear(2, 2),
-        "depths": MixtureOfDepths(block, DIM),
     }
     over_both = init_device_mesh("cpu", (1, 1, dist.get_world_size()))
     meshes = {name: over_both if "hidden" in name else mesh for name in cases}
@@ -361,7 +401,7 @@ def refusals() -> dict[str, str]:
     } | {
         "not shared": _message(lambda: _only_dispatched(shared)),
         "twice differentiated": _message(lambda: _differentiated_twice(shared)),
-        "untouched": str([type(p).__name__ for p in cases["depths"].block.feed_forward.experts.parameters()]),
+        "untouched": str([type(p).__name__ for p in cases["soft"].experts.parameters()]),
     }
 
 

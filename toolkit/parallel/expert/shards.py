@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.nn.parallel import DistributedDataParallel
 
 from toolkit.checks import require
-from toolkit.layers import MixtureOfDepths, MoE
+from toolkit.layers import MoE
 from toolkit.layers.moe import LocalDispatcher
 from toolkit.parallel.expert.dispatcher import AllToAllDispatcher, require_even
 from toolkit.parallel.tensor.shares import distribute, shares
@@ -43,15 +43,13 @@ def expert_parallel(module: nn.Module, mesh: DeviceMesh, compute_dtype: torch.dt
 
     Raises:
         ValueError: if there is no MoE, experts or hidden units cannot be shared evenly, are shared already or are those
-            of a soft router, which mixes slots for them here; if a MoE has another dispatcher; or if it stands in a mixture of
-            depths, which may pass it by in one process while others wait.
+            of a soft router, which mixes slots for them here; or if a MoE has another dispatcher.
     """
     layers = {path: part for path, part in module.named_modules() if isinstance(part, MoE)}
     require(bool(layers), "module", type(module).__name__, "one with a MoE")
     right = "1, (expert,), 2, (expert_data, expert), or 3, (expert_data, expert, tensor)"
     require(mesh.ndim in (1, 2, 3), "mesh.ndim", mesh.ndim, right)
     dim = min(mesh.ndim - 1, 1)  # of the experts
-    _require_always_called(module)
     for path, moe in layers.items():
         _require_plain(path or "module", moe, mesh.size(dim))
         if mesh.ndim == 3:
@@ -99,10 +97,3 @@ def _require_plain(path: str, moe: MoE, ranks: int) -> None:
     for name, parameter in moe.experts.named_parameters():
         plain = not isinstance(parameter, DTensor)
         require(plain, f"{path}.experts.{name}", "a DTensor", "a plain tensor: experts are shared in one way at a time")
-
-
-def _require_always_called(module: nn.Module) -> None:
-    for path, part in module.named_modules():
-        inside = isinstance(part, MixtureOfDepths) and any(isinstance(each, MoE) for each in part.modules())
-        right = "a Block: where no token is chosen in one process, the others would wait for its experts"
-        require(not inside, path or "module", "MixtureOfDepths with a MoE in it", right)

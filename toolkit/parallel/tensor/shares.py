@@ -90,9 +90,7 @@ def _of_feed_forward(layer: FeedForward | Experts, tensor: int) -> dict[str, Sha
     }
 
 
-def distribute(
-    module: nn.Module, mesh: DeviceMesh, found: dict[str, Share], before: Sequence[Placement] = ()
-) -> None:
+def distribute(module: nn.Module, mesh: DeviceMesh, found: dict[str, Share], before: Sequence[Placement] = ()) -> None:
     """Put DTensors in the place of ``module``'s parameters, each process keeping its own part; nothing is sent.
 
     Every process must hold the same values before.
