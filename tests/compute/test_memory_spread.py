@@ -93,6 +93,9 @@ def test_experts_are_divided_and_not_cut() -> None:
     part = memory(LARGE, BATCH, LENGTH, parallel=ParallelConfig(data=4, expert=4))
     experts = 4 * 4 * 8 * 3 * 64 * 64  # bytes, layers, experts, matrices
     assert whole.parameters - part.parameters == experts * 3 // 4
+    both = memory(LARGE, BATCH, LENGTH, parallel=ParallelConfig(data=2, expert=2, tensor=2))
+    tensor = memory(LARGE, BATCH, LENGTH, parallel=ParallelConfig(tensor=2))
+    assert tensor.parameters - both.parameters == experts // 4
     cut = memory(LARGE, BATCH, LENGTH, parallel=ParallelConfig(shard=4, expert=2))
     assert cut.parameters == experts // 2 + (whole.parameters - experts) // 4
 

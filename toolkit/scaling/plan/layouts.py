@@ -164,8 +164,7 @@ def refusal(config: DecoderConfig, parallel: ParallelConfig, run: Run) -> str:
     """Why the toolkit could not train ``config`` so; empty where it could.
 
     Heads, hidden units, vocabulary, experts and tokens are shared evenly or not at all; a tensor group stays on a node;
-    experts are shared by hidden units (tensor) or by whole experts (expert), not both; a pipeline has a layer at least
-    in every stage, and ``data`` alone beside it.
+    a pipeline has a layer at least in every stage, and ``data`` alone beside it.
     """
     tensor = parallel.tensor
     attention, feed_forward = config.blocks[0].attention, config.blocks[0].feed_forward
@@ -181,8 +180,6 @@ def refusal(config: DecoderConfig, parallel: ParallelConfig, run: Run) -> str:
         uneven.append("experts")
     if uneven:
         return f"{', '.join(uneven)}: not to be shared evenly"
-    if tensor > 1 and parallel.expert > 1:
-        return "tensor and expert: experts are shared in one way"
     beside = parallel.shard * tensor * parallel.context * parallel.expert
     return "pipeline: beside it data alone may be above 1" if parallel.pipeline > 1 and beside > 1 else ""
 
