@@ -337,7 +337,7 @@ def _told(function: Callable[..., Any], name: str, events: list[str]) -> Callabl
 def depths() -> dict[str, float]:
     """Errors of a mixture of depths with a MoE in it, against one process with all rows.
 
-    In evaluation a token is chosen by its first number, so that this rank's rows are: of the first none, of others some.
+    In evaluation a token is chosen by its first number, so that of rank 0's rows none is, of others' some.
     """
     ranks, rank = dist.get_world_size(), dist.get_rank()
     found = {}
@@ -353,11 +353,11 @@ def depths() -> dict[str, float]:
         x[:2, :, 0] = -1.0
         ids, rows = torch.randint(11, (2 * ranks, LENGTH)), slice(2 * rank, 2 * rank + 2)
         results = []
-        for depths, given, ask, known, scale in (
+        for depths, here, ask, known, scale in (
             (whole, x, factor, ids, 1 / ranks),
             (spread, x[rows], factor[rows], ids[rows], 1.0),
         ):
-            given = given.clone().requires_grad_()
+            given = here.clone().requires_grad_()
             y = depths(given, sequences=Sequences.of(known))
             (scale * (y * ask).sum()).backward()
             results.append(

@@ -19,8 +19,8 @@ def own_shards(experts: nn.Module, dtype: torch.dtype | None = None) -> dict[str
     Every process has a loss L_r, the mean over its tokens. Data parallelism averages the trunk's gradients over the N
     processes, whose gradient is thus that of L = (1 / N) sum_r L_r. An expert is fed by all processes of its group and
     so receives the *sum* of dL_r / dW over them; the copies in other groups receive the rest. The gradient of L is
-    therefore the sum over copies, times 1 / N, with N the processes of the experts' mesh, those of a tensor group, which
-    have one loss, counted once.
+    therefore the sum over copies, times 1 / N, with N the processes of the experts' mesh; those of a tensor group have
+    one loss, and are counted once.
 
     Of a mesh with a tensor dimension the processes' outputs are added up. So what every process of it has whole, a bias
     behind a product, is given as its 1 / tensor, and the gradients of these are summed.
