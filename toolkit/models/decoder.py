@@ -19,11 +19,29 @@ from toolkit.models.mup import learning_rate_factors, width_ratio
 from toolkit.work import Work
 
 
+IGNORED = -100
+"""Stands in labels for none, as in torch's ``cross_entropy``."""
+
+
 @dataclass(frozen=True)
 class DecoderOutput:
-    """What a forward gives: ``logits`` (batch, length, vocab_size)."""
+    """What a forward gives.
+
+    Attributes:
+        logits: (batch, length, vocab_size).
+    """
 
     logits: Tensor
+
+    def nll(self, labels: Tensor) -> Tensor:
+        """labels int64 (batch, length), -100 for none -> the negative log-likelihood of each in nats, the same shape.
+
+        In fp32 at least; 0 where there is no label. Ask for it rather than for logits where a loss is all that is
+        wanted: a decoder whose vocabulary is spread over processes need not gather them.
+        """
+        exact = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
+        each = F.cross_entropy(exact.flatten(0, -2), labels.flatten(), reduction="none", ignore_index=IGNORED)
+        return each.view_as(labels)
 
 
 class Decoder(nn.Module):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from toolkit.checks import require_choice
 from toolkit.data.examples import NOT_ASKED, Examples, as_examples
 from toolkit.layers import auxiliary_losses
 from toolkit.models import Decoder
@@ -20,13 +19,16 @@ def next_token_nll(decoder: Decoder, batch: Tensor | Examples, reduction: str = 
     rows of which nothing is asked are left out.
     """
     input_ids, labels = as_examples(batch)
-    logits = decoder(input_ids).logits.flatten(0, 1)
-    compute = torch.promote_types(logits.dtype, torch.float32)
-    if reduction != "mean" or isinstance(batch, Tensor):
-        return F.cross_entropy(logits.to(compute), labels.flatten(), reduction=reduction, ignore_index=NOT_ASKED)
-    each = F.cross_entropy(logits.to(compute), labels.flatten(), reduction="none", ignore_index=NOT_ASKED)
+    each: Tensor = decoder(input_ids).nll(labels)
+    if reduction == "none":
+        return each.flatten()
+    if reduction == "sum":
+        return each.sum()
+    require_choice("reduction", reduction, ("mean", "sum", "none"))
+    if isinstance(batch, Tensor):
+        return each.mean()
     asked = (labels != NOT_ASKED).sum(dim=1)
-    of_rows = each.view_as(labels).sum(dim=1) / asked.clamp(min=1)
+    of_rows = each.sum(dim=1) / asked.clamp(min=1)
     return of_rows.sum() / (asked > 0).sum().clamp(min=1)
 
 

@@ -14,7 +14,6 @@ Source: Megatron-LM: Shoeybi et al. 2019 (arXiv 1909.08053), section 3; the shar
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,9 +25,9 @@ from torch.distributed.tensor.placement_types import Placement
 
 from toolkit.checks import require
 from toolkit.layers import Block, MixtureOfDepths, MoE
-from toolkit.models import Decoder
-from toolkit.models.decoder import DecoderOutput
+from toolkit.models import Decoder, DecoderOutput
 from toolkit.parallel.tensor.local import LocalForward, local_heads, spread, summed, view_of, whole
+from toolkit.parallel.tensor.loss import SharedLogits
 from toolkit.parallel.tensor.shares import Share, distribute, shared_elsewhere, shares
 
 SEQUENCE = 1
@@ -39,7 +38,8 @@ def tensor_parallel(decoder: Decoder, mesh: DeviceMesh, sequence_parallel: bool 
     """Share every layer of ``decoder`` among the processes of ``mesh``, in place.
 
     Attention is shared by heads, feed-forwards and routed experts by hidden units, embedding and head by the rows of
-    the vocabulary; logits are gathered. Routers are whole in every process, and choose the same for the same tokens.
+    the vocabulary, and so is the loss (:mod:`toolkit.parallel.tensor.loss`); logits are gathered for who asks for them.
+    Routers are whole in every process, and choose the same for the same tokens.
     Every process must hold the same weights and be given the same tokens.
 
     Args:
@@ -63,7 +63,7 @@ def tensor_parallel(decoder: Decoder, mesh: DeviceMesh, sequence_parallel: bool 
     for layer, block in enumerate(decoder.blocks):
         plan |= _of_layer(f"blocks.{layer}", block, stream)
     parallelize_module(decoder, mesh, plan)
-    decoder.register_forward_hook(_gather_logits)
+    decoder.register_forward_hook(_share_logits)
 
 
 def _of_layer(path: str, block: nn.Module, stream: Placement) -> dict[str, ParallelStyle]:
@@ -221,11 +221,10 @@ def _count_once(moe: MoE, size: int) -> None:
     moe.router.register_forward_hook(thin)
 
 
-def _gather_logits(_: Any, __: Any, output: DecoderOutput) -> DecoderOutput:
-    """Logits of each process's stretch of the vocabulary -> all, of which every process makes the same loss."""
-    logits = output.logits
-    assert isinstance(logits, DTensor), "the head is one"
-    return replace(output, logits=_no_view(logits.redistribute(placements=[Replicate()]).to_local()))
+def _share_logits(_: Any, __: Any, output: DecoderOutput) -> SharedLogits:
+    """Each process keeps its stretch of the vocabulary."""
+    assert isinstance(output.logits, DTensor), "the head is one"
+    return SharedLogits(output.logits)
 
 
 class _NoView(torch.autograd.Function):
