@@ -57,7 +57,7 @@ def interrupt(folder: Path, parallel: ParallelConfig, after: int) -> None:
 
 
 def run_both(folder: Path, first: ParallelConfig, then: ParallelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A run spread as ``first``; and one that goes on, after half its steps, spread as ``then``."""
+    """A run spread as ``first``; and one that goes on, after two steps, spread as ``then``."""
     whole = run(folder / "whole", first)
-    interrupt(folder / "broken", first, STEPS // 2)
+    interrupt(folder / "broken", first, 2)
     return whole, run(folder / "broken", then)

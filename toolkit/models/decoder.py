@@ -18,7 +18,6 @@ from toolkit.models.config import DecoderConfig
 from toolkit.models.mup import learning_rate_factors, width_ratio
 from toolkit.work import Work
 
-
 IGNORED = -100
 """Stands in labels for none, as in torch's ``cross_entropy``."""
 

@@ -69,9 +69,12 @@ def rerun_bytes(block: BlockConfig, layer: nn.Module, dim: int, tokens: Tokens, 
 def output_bytes(config: DecoderConfig, tokens: Tokens) -> int:
     """Bytes kept behind the last layer: its norm, what the head reads, and log-probabilities in fp32.
 
-    Every process of a tensor group has the whole of what the head reads, and all logits.
+    Every process of a tensor group has the whole of what the head reads, and in place of log-probabilities the logits
+    of its stretch of the vocabulary, as the head gave them.
     """
-    return _norm_bytes(config.dim, tokens) + tokens.count * 4 * config.vocab_size
+    tensor = tokens.spread.tensor
+    logits = 4 * config.vocab_size if tensor == 1 else tokens.low * config.vocab_size // tensor
+    return _norm_bytes(config.dim, tokens) + tokens.count * logits
 
 
 def layer_bytes(block: BlockConfig, layer: nn.Module, dim: int, tokens: Tokens) -> int:

@@ -46,7 +46,7 @@ def _token_buffers(config: DecoderConfig, tokens: Tokens) -> int:
     parallel, low = tokens.spread.parallel, tokens.low
     found = 0
     if parallel.tensor > 1:
-        found += low * tokens.count * max(2 * config.dim, config.vocab_size)
+        found += low * tokens.count * 2 * config.dim
     if parallel.context > 1:
         found += 2 * low * tokens.count * _keys(config) // parallel.tensor
     if parallel.expert > 1:

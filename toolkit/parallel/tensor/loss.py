@@ -28,7 +28,7 @@ class SharedLogits(DecoderOutput):
     stretch: DTensor
 
     @cached_property
-    def logits(self) -> Tensor:  # type: ignore[override]  # made when it is asked for
+    def logits(self) -> Tensor:
         """(batch, length, vocab_size), whole in every process: a collective call, that all of a tensor group make."""
         return self.stretch.redistribute(placements=[Replicate()]).to_local()
 
