@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,19 +12,17 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
 from toolkit.checks import refuse_double_backward, require
-from toolkit.models.decoder import IGNORED, DecoderOutput
+from toolkit.models.decoder import IGNORED
 from toolkit.routing.reduce import all_reduce
 
 
-class SharedLogits(DecoderOutput):
-    """What a decoder gives under tensor parallelism: logits of which each process has its stretch of the vocabulary.
+@dataclass(frozen=True, eq=False)
+class SharedLogits:
+    """What a decoder gives under tensor parallelism, in the place of a ``DecoderOutput``: logits that are shared.
 
     Attributes:
-        stretch: DTensor (batch, length, vocab_size), cut along the vocabulary.
+        stretch: DTensor (batch, length, vocab_size), cut along the vocabulary: each process has its stretch.
     """
-
-    def __init__(self, stretch: DTensor) -> None:
-        object.__setattr__(self, "stretch", stretch)
 
     stretch: DTensor
 
