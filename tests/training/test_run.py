@@ -301,7 +301,7 @@ def test_the_trained_model_is_in_the_last_checkpoint(tmp_path: Path, monkeypatch
     def once(folder: Path, config: TrainingConfig) -> ModelCheckpoint:
         return ModelCheckpoint(folder / "checkpoints", every_n_train_steps=config.steps // 2 + 1, save_last=True)
 
-    monkeypatch.setattr(run, "_checkpoints", once)
+    monkeypatch.setattr(run, "clock_checkpoints", once)
     fit_in(tmp_path / "run")
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == CONFIG.steps
