@@ -12,7 +12,9 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
 # Numbers that change from call to call: a kernel is not compiled anew because one of them is 1 or a multiple of 16.
-VARYING = ["q_start", "kv_start", "n_queries", "n_rows", "n_columns", "n_parts", "part_offset", "threshold"]
+VARYING = [
+    "q_start", "kv_start", "first_head", "n_queries", "n_rows", "n_columns", "n_parts", "part_offset", "threshold",
+]  # fmt: skip
 
 
 @triton.jit
