@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Literal, overload
 
+import torch
 from torch import Tensor
 
 from toolkit.attention.dropout import draw_seed

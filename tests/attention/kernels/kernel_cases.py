@@ -38,9 +38,8 @@ class Case:
     def __str__(self) -> str:
         flags = [name for name in ("softcap", "alibi", "sinks", "dropout", "d_lse") if getattr(self, name)]
         sizes = "x".join(map(str, (self.group, *self.lengths, *self.dims)))
-        return "-".join(
-            [self.passes, str(self.dtype)[6:], sizes, "t{}x{}".format(*self.tile), f"k{self.kv_start}", f"h{self.first_head}", *flags]
-        )
+        starts = f"k{self.kv_start}", f"h{self.first_head}"
+        return "-".join([self.passes, str(self.dtype)[6:], sizes, "t{}x{}".format(*self.tile), *starts, *flags])
 
 
 LEVELS: dict[str, tuple[object, ...]] = {

@@ -92,7 +92,7 @@ def scoring_arguments(scoring: Scoring, q_start: int, kv_start: int) -> dict[str
         "softcap": float(scoring.softcap),
         "keep_scale": 1 / (1 - scoring.dropout_p),
         "threshold": threshold - 2**32 if threshold >= 2**31 else threshold,  # its 32 bits, as int32
-        "first_head": scoring.first_head,
+        "first_head": scoring.first_head or None,  # without it a program needs a register less
         "q_start": q_start,
         "kv_start": kv_start,
         "SOFTCAP": scoring.softcap != 0,

@@ -11,6 +11,7 @@ import triton.language as tl
 from toolkit.attention.kernels.tiles import (
     LOG2E,
     VARYING,
+    counted,
     has_keys,
     kept_tile,
     load_vectors,
@@ -144,7 +145,7 @@ def queries_kernel(
             grad = queries_tile(
                 grad, queries, gradients, log_total, d, k, v, key_tile, columns, seen, first, stop, places, row, valid,
                 slope, seed, k_row, v_row, n_columns, q_start, kv_start, scale, softcap, keep_scale, threshold,
-                first_head + head, batch,
+                counted(head, first_head), batch,
                 False, SLOTS, QUADS, SOFTCAP, PRECISION, BLOCK_N, DIM, BLOCK_D, DIM_V, BLOCK_DV,
             )  # fmt: skip
     part = b * part_batch + h * part_head + tile
@@ -154,7 +155,7 @@ def queries_kernel(
             grad = queries_tile(
                 grad, queries, gradients, log_total, d, k, v, key_tile, columns, seen, first, stop, places, row, valid,
                 slope, seed, k_row, v_row, n_columns, q_start, kv_start, scale, softcap, keep_scale, threshold,
-                first_head + head, batch,
+                counted(head, first_head), batch,
                 True, SLOTS, QUADS, SOFTCAP, PRECISION, BLOCK_N, DIM, BLOCK_D, DIM_V, BLOCK_DV,
             )  # fmt: skip
     store_vectors(dq, row, valid, dq_row, grad * scale, DIM, BLOCK_D, ACCUMULATE)
@@ -252,7 +253,7 @@ def keys_kernel(
         slope = None
         if slopes is not None:
             slope = tl.load(slopes + h)
-        head = first_head + h.to(tl.int32)  # as dropout counts them
+        head = counted(h.to(tl.int32), first_head)
         batch = b.to(tl.int32)
         for run in range(n_full):
             at = full * full_slots + run

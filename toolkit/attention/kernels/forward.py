@@ -12,6 +12,7 @@ from toolkit.attention.kernels.tiles import (
     LN2,
     LOG2E,
     VARYING,
+    counted,
     kept_tile,
     load_vectors,
     places_to_indices,
@@ -133,7 +134,7 @@ def forward_kernel(
         for key_tile in range(tl.load(full_first + at), tl.load(full_stop + at)):
             peak, total, sums = forward_tile(
                 peak, total, sums, queries, k, v, key_tile, columns, seen, first, stop, places, row, valid, slope, seed,
-                k_row, v_row, n_columns, q_start, kv_start, scale, softcap, threshold, first_head + head, batch,
+                k_row, v_row, n_columns, q_start, kv_start, scale, softcap, threshold, counted(head, first_head), batch,
                 False, SLOTS, QUADS, SOFTCAP, PRECISION, BLOCK_N, DIM, BLOCK_D, DIM_V, BLOCK_DV,
             )  # fmt: skip
     part = b * part_batch + h * part_head + tile
@@ -142,7 +143,7 @@ def forward_kernel(
         for key_tile in range(tl.load(part_first + at), tl.load(part_stop + at)):
             peak, total, sums = forward_tile(
                 peak, total, sums, queries, k, v, key_tile, columns, seen, first, stop, places, row, valid, slope, seed,
-                k_row, v_row, n_columns, q_start, kv_start, scale, softcap, threshold, first_head + head, batch,
+                k_row, v_row, n_columns, q_start, kv_start, scale, softcap, threshold, counted(head, first_head), batch,
                 True, SLOTS, QUADS, SOFTCAP, PRECISION, BLOCK_N, DIM, BLOCK_D, DIM_V, BLOCK_DV,
             )  # fmt: skip
 

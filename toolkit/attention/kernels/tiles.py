@@ -129,6 +129,15 @@ def through_softcap(gradient, products, scale, softcap, SOFTCAP: tl.constexpr):
 
 
 @triton.jit
+def counted(head, first_head):
+    """The number by which dropout counts a head: among all heads, of which ``first_head`` (None: 0) are elsewhere."""
+    if first_head is not None:
+        return first_head + head
+    else:
+        return head
+
+
+@triton.jit
 def kept(seed, rows, columns, head, batch, threshold):
     """Which weights dropout keeps: lane j % 4 of Philox4x32-10(seed; j // 4, i, head, batch) is >= the threshold.
 
