@@ -28,10 +28,8 @@ EXPERTS = {
     "expert": ParallelConfig(data=2, expert=2),
     "expert + shard": ParallelConfig(shard=2, expert=2),
 }
-CONTEXT = {
-    "context": ParallelConfig(context=2),
-    "context + expert": ParallelConfig(context=2, expert=2),
-}
+CONTEXT = ParallelConfig(context=2)
+CONTEXT_AND_EXPERT = ParallelConfig(context=2, expert=2)
 EXPERTS_AND_TENSOR = ParallelConfig(shard=2, expert=2, tensor=2)
 FOURS = {
     "expert + tensor + data": ParallelConfig(data=2, expert=2, tensor=2, sequence_parallel=False),
@@ -86,8 +84,11 @@ def test_two_processes_share_experts() -> None:
 
 
 def test_two_processes_share_sequences() -> None:
-    assert_same((CONTEXT["context"],), torch.float64, ("dense",))
-    assert_same(CONTEXT.values(), torch.float64, ("moe", "biased"))
+    assert_same((CONTEXT,), torch.float64, ("dense", "moe", "biased"))
+
+
+def test_two_processes_share_sequences_and_experts() -> None:
+    assert_same((CONTEXT_AND_EXPERT,), torch.float64, ("moe", "biased"))
 
 
 def test_four_processes_share_experts_and_their_hidden_units() -> None:
