@@ -48,7 +48,7 @@ class LanguageModel(lightning.LightningModule):
         self.model_config, self.training_config = model, training
         self.decoder = Decoder(model)
         recompute_layers(self.decoder, training.recompute)
-        self.flops_per_token = cost(model, training.context).training_flops
+        self.flops_per_token = cost(model, training.context, training.recompute).training_flops
         self.forward_flops_per_token = cost(model, training.context).forward_flops
         self.last_loss = torch.tensor(math.nan)  # nats per token of the last training batch, this process
         self.bits_per_byte: float | None = None  # of the last validation, over all processes
