@@ -30,6 +30,7 @@ CASES = {
     "whole stream": (DENSE, ParallelConfig(tensor=2, sequence_parallel=False)),
     "experts' hidden units": (LEARNED, ParallelConfig(tensor=2)),
     "ring": (DENSE, ParallelConfig(context=2)),
+    "expert, learned": (LEARNED, ParallelConfig(data=2, expert=2)),
     "expert": (SPARSE, ParallelConfig(data=2, expert=2)),
     "pipeline, micro-batches in flight": (DENSE, ParallelConfig(pipeline=2)),
 }
@@ -50,4 +51,4 @@ def test_activations_of_the_fullest_process_are_those_planned(
 ) -> None:
     config, parallel = CASES[name]
     planned = memory(config, BATCH, LENGTH, precision, parallel).activations
-    assert planned == pytest.approx(kept[name, precision], rel=0.12)
+    assert planned == pytest.approx(kept[name, precision], rel=0.1)
