@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 from gloo import run_processes
-from traffic_work import collectives, of_steps
+from traffic_work import calls, of_steps, uneven
 
 from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig
-from toolkit.parallel import ParallelConfig
+from toolkit.parallel import ParallelConfig, SentBytes
 
 FLOAT = 4
 BATCH, LENGTH = 2, 8
@@ -36,16 +39,53 @@ def sent() -> dict[str, dict[str, float]]:
     return dict(zip(ways, results[0], strict=True))
 
 
-def test_each_collective_counts_what_the_best_algorithm_sends() -> None:
+NUMBERS = 64
+
+
+@pytest.fixture(scope="module")
+def counted() -> list[tuple[dict[str, float], dict[str, float], tuple[dict[str, float], int]]]:
+    """By rank: of collectives, of those with a root, of DDP."""
+    return run_processes(2, calls, NUMBERS)
+
+
+def test_each_collective_counts_what_the_best_algorithm_sends(counted: list[tuple[Any, ...]]) -> None:
     """Of x bytes in each of n processes: all-gather (n - 1) x, all-reduce 2 (n - 1) / n x, the others (n - 1) / n x."""
-    numbers, n = 64, 2
-    x = FLOAT * numbers
+    x, n = FLOAT * NUMBERS, 2
     expected = {
         "all_gather": (n - 1) * x,
         "all_reduce": 2 * (n - 1) / n * x,
         **dict.fromkeys(("reduce_scatter", "all_to_all", "broadcast"), (n - 1) / n * x),
     }
-    assert run_processes(n, collectives, numbers) == [expected] * n
+    assert [found for found, *_ in counted] == [expected] * n
+
+
+def test_of_an_all_to_all_all_parts_but_one_s_own_are_counted_by_their_sizes() -> None:
+    for *counted, expected in run_processes(3, uneven):
+        assert counted == [expected] * 3
+
+
+def test_what_has_a_root_counts_the_average_or_what_the_root_gives(counted: list[tuple[Any, ...]]) -> None:
+    x = FLOAT * NUMBERS
+    first, second = (found for _, found, _ in counted)
+    assert first == {"reduce": x / 2, "gather": x / 2, "scatter": x / 2}
+    assert second == {**first, "scatter": 0}
+
+
+def test_whole_copies_average_gradients_in_the_backward_pass(counted: list[tuple[Any, ...]]) -> None:
+    """DDP's hooks run where autograd does, which the counter sees."""
+    for by_kind, gradients in (found for *_, found in counted):
+        assert by_kind == {"all_reduce": gradients}  # 2 (n - 1) / n = 1
+
+
+def test_a_call_that_nobody_knows_how_to_count_is_no_silence() -> None:
+    with torch.library._scoped_library("c10d", "FRAGMENT") as library:
+        library.define("whisper(Tensor x) -> Tensor")
+        library.impl("whisper", lambda x: x.clone(), "CPU")
+        with (
+            pytest.raises(RuntimeError, match="c10d.whisper.default: SentBytes does not know what it sends"),
+            SentBytes(),
+        ):
+            torch.ops.c10d.whisper(torch.ones(1))
 
 
 @pytest.mark.parametrize(("way", "gathers"), [("zero 2", 1), ("zero 3", 2)])

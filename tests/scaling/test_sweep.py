@@ -19,10 +19,10 @@ from synthetic_study import run_result
 from toolkit.data import CorpusConfig, prepare_corpus
 from toolkit.parallel import ParallelConfig
 from toolkit.scaling import Family, Grid, IsoFLOP, ModelShape, PlannedRun, RunResult, StudyFolder, plan_isoflop, sweep
-from toolkit.scaling.launch import SlurmSettings
+from toolkit.scaling.launch import SlurmSettings, SweepSettings
 from toolkit.scaling.plan import Recipe, Search
 from toolkit.scaling.sparsity.search import found_rates, plan_search
-from toolkit.scaling.sweep import SweepSettings, run_sweep, step_seconds, train_one
+from toolkit.scaling.sweep import run_sweep, step_seconds, train_one
 from toolkit.training import TrainingConfig
 from toolkit.training import run as training_run
 from toolkit.training.progress import ReportProgress

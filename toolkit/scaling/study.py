@@ -23,13 +23,13 @@ from toolkit.parallel import ParallelConfig, is_main_process
 from toolkit.scaling.claims import number
 from toolkit.scaling.document import StudyDescription
 from toolkit.scaling.folder import StudyFolder
-from toolkit.scaling.launch import LAUNCHERS, SlurmSettings
+from toolkit.scaling.launch import LAUNCHERS, SlurmSettings, SweepSettings
 from toolkit.scaling.launch.slurm import require_submitit
 from toolkit.scaling.origin import require_one_origin
 from toolkit.scaling.plan import Grid, PlannedRun, Shape, data_warnings, grid_warnings, plan_isoflop
 from toolkit.scaling.plan.branches import branches, flops_trained, require_branches
 from toolkit.scaling.results import RunResult
-from toolkit.scaling.sweep import SweepSettings, run_sweep, step_seconds
+from toolkit.scaling.sweep import run_sweep, step_seconds
 from toolkit.training.config import TrainingConfig
 from toolkit.training.precision import resolve_precision
 from toolkit.training.provenance import code_version

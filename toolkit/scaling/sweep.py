@@ -7,23 +7,19 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
-from toolkit.checks import require_choice
-from toolkit.data import Corpus, CorpusConfig
+from toolkit.data import Corpus
 from toolkit.files import write_atomically
-from toolkit.parallel import ParallelConfig, is_main_process
+from toolkit.parallel import is_main_process
 from toolkit.routing.finite import DivergedError
 from toolkit.scaling.beginnings import Beginnings
 from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.launch import (
-    LAUNCHERS,
     Launcher,
     LocalLauncher,
     SlurmLauncher,
-    SlurmSettings,
     SweepQueue,
+    SweepSettings,
     SweepWork,
     ThisProcess,
 )
@@ -35,50 +31,6 @@ from toolkit.scaling.progress import SweepProgress
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.run_row import run_row, until_diverged
 from toolkit.training.probe import probe_step_seconds
-
-
-@dataclass(frozen=True)
-class SweepSettings:
-    """How runs are executed; none of it changes what a model learns.
-
-    Attributes:
-        folder: the study's.
-        corpus: the text.
-        cache: folder of tokenised corpora.
-        parallel: processes of one run.
-        workers: runs at once, each in a process of its own; 1 runs them in this process.
-        threads: CPU threads of each run.
-        validation_count: validation windows, the same for every run.
-        code: version of the code that trains, as the rows tell it.
-        branch: begin runs that are the beginning of a longer one from that one's checkpoint, see
-            :func:`toolkit.scaling.plan.branches.branches`. Each is what it would have been from step 0, but for
-            dropout and router noise, which are drawn anew from there on.
-        launcher: ``"local"``, this machine, or ``"slurm"``.
-        slurm: what jobs ask of the cluster.
-
-    Raises:
-        ValueError: if the launcher is unknown.
-    """
-
-    folder: StudyFolder
-    corpus: CorpusConfig
-    cache: Path
-    parallel: ParallelConfig
-    workers: int
-    threads: int
-    validation_count: int
-    code: str = ""
-    branch: bool = False
-    launcher: str = "local"
-    slurm: SlurmSettings = field(default_factory=SlurmSettings)
-
-    def __post_init__(self) -> None:
-        require_choice("launcher", self.launcher, LAUNCHERS)
-
-    @property
-    def at_once(self) -> int:
-        """Runs at once."""
-        return self.slurm.jobs_at_once if self.launcher == "slurm" else self.workers
 
 
 def step_seconds(

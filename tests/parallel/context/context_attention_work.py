@@ -13,12 +13,12 @@ from context_patterns import BATCH, HEADS, LENGTH, by_position, everything
 from torch import Tensor
 
 from toolkit.attention import Causal, Full, Pattern, attention
+from toolkit.parallel import SentBytes
 from toolkit.parallel.context import (
     AttentionShape,
     Layout,
     RingAttention,
     UlyssesAttention,
-    count_sent_bytes,
     join_sequence,
     ring_function,
     ring_traffic,
@@ -160,9 +160,9 @@ def sent_bytes(method: str, pattern: Pattern, layout: str, kv_heads: int, value_
         attend, predicted = RingAttention(group, layout), ring_traffic(pattern, shared, group.rank(), shape)
     else:
         attend, predicted = UlyssesAttention(group, layout), ulysses_traffic(shared, shape)
-    with wrapped_sends() as forward, count_sent_bytes() as counted_forward:
+    with SentBytes() as counted_forward, wrapped_sends() as forward:
         out = attend(q, k, v, pattern)
-    with wrapped_sends() as backward, count_sent_bytes() as counted_backward:
+    with SentBytes() as counted_backward, wrapped_sends() as backward:
         out.sum().backward()
     return {
         "forward": (sum(forward), counted_forward.total, predicted.forward),

@@ -16,13 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from toolkit.layers import Block, MixtureOfDepths, MoE, SelfAttention, auxiliary_losses
 from toolkit.layers.zero_experts import ZeroComputationExperts
-from toolkit.parallel import full_gradients, full_state_dict
-from toolkit.parallel.expert import (
-    count_exchanged_bytes,
-    exchanged_bytes,
-    expert_parallel,
-    expert_parameters,
-)
+from toolkit.parallel import SentBytes, full_gradients, full_state_dict
+from toolkit.parallel.expert import exchanged_bytes, expert_parallel, expert_parameters
 from toolkit.parallel.expert.exchange import Journey
 from toolkit.routing import (
     BiasBalancer,
@@ -254,8 +249,8 @@ def zero_gradients() -> tuple[bool, float]:
     return whole, max(float(gradient.to_local().abs().max()) for gradient in gradients if gradient is not None)
 
 
-def bytes_sent() -> list[tuple[Any, Any]]:
-    """(counted, predicted) of a training step, an evaluation and a step under autocast."""
+def bytes_sent() -> list[tuple[float, int]]:
+    """(counted, predicted) bytes of all-to-alls, of a training step, an evaluation and a step under autocast."""
     ranks, rank = dist.get_world_size(), dist.get_rank()
     torch.manual_seed(0)
     moe = layer(3, router=plain(3), adjust=(Capacity(1.0),), shared_experts=1)
@@ -264,26 +259,28 @@ def bytes_sent() -> list[tuple[Any, Any]]:
     x, found = torch.randn(20 + rank, DIM, requires_grad=True), []
     for training, autocast in ((True, False), (False, False), (True, True)):
         moe.train(training)
-        with count_exchanged_bytes() as counted, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with SentBytes() as sent, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             y = moe(x)
             if training:
                 y.sum().backward()
         leaving, arriving = _crossing(moe.assignment.expert, EXPERTS // ranks)
         sizes = {"dim": DIM, "itemsize": 2 if autocast else 4, "gate_itemsize": 4, "num_experts": EXPERTS}
-        found.append((counted, exchanged_bytes(leaving, arriving, **sizes, ranks=ranks, backward=training)))
+        predicted = exchanged_bytes(leaving, arriving, **sizes, ranks=ranks, backward=training)
+        found.append((sent.by_kind["all_to_all"], predicted.total))
     return found
 
 
-def crossing_of_all() -> tuple[int, int, int, int]:
-    """Of one step: counted bytes of rows here, triples of this rank that leave it, dim and itemsize."""
+def crossing_of_all() -> tuple[float, int, int, int]:
+    """Of one step: bytes sent, triples of this rank that leave it, bytes of a row and of the counts."""
     ranks = dist.get_world_size()
     torch.manual_seed(0)
     moe = layer(2)
     expert_parallel(moe, init_device_mesh("cpu", (ranks,)))
     torch.manual_seed(dist.get_rank())
-    with count_exchanged_bytes() as counted:
+    with SentBytes() as sent:
         moe(torch.randn(30, DIM, requires_grad=True)).sum().backward()
-    return counted.rows, _crossing(moe.assignment.expert, EXPERTS // ranks)[0], DIM, 4
+    leaving, _ = _crossing(moe.assignment.expert, EXPERTS // ranks)
+    return sent.by_kind["all_to_all"], leaving, 4 * DIM, 4 * EXPERTS * (ranks - 1) // ranks
 
 
 def _crossing(expert: Tensor, own: int) -> tuple[int, int]:

@@ -17,3 +17,4 @@ def test_a_backward_pass_sends_the_gradients_of_what_was_sent_by_the_other_side(
     assert both.rows == here.rows + there.rows  # as many rows come as go, dispatch and combine together
     assert both.gates == here.gates + there.gates
     assert both.counts == here.counts
+    assert both.total == both.rows + both.gates + both.counts

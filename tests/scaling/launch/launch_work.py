@@ -15,9 +15,9 @@ from toolkit.data import CorpusConfig
 from toolkit.parallel import ParallelConfig
 from toolkit.scaling import Family, Grid, IsoFLOP, ModelShape, PlannedRun, RunResult, StudyFolder, plan_isoflop
 from toolkit.scaling.beginnings import Beginnings
-from toolkit.scaling.launch import SweepQueue, SweepWork, ThisProcess
+from toolkit.scaling.launch import SweepQueue, SweepSettings, SweepWork, ThisProcess
 from toolkit.scaling.plan.branches import branches, trunks_first
-from toolkit.scaling.sweep import SweepProgress, SweepSettings
+from toolkit.scaling.progress import SweepProgress
 from toolkit.training import TrainingConfig
 
 BASE = TrainingConfig(steps=10**6, context=32, batch_size=2, schedule="wsd", warmup_steps=3, decay_share=0.25)

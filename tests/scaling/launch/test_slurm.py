@@ -18,9 +18,9 @@ import pytest
 from launch_work import NAMES, RUNS, SECONDS, Work, sweep_alone, train, train_or_hang, trained, work
 
 from toolkit.scaling import PlannedRun, RunResult, StudyFolder
-from toolkit.scaling.launch import Ended, SlurmLauncher, SlurmSettings, SweepQueue, slurm
+from toolkit.scaling.launch import Ended, SlurmLauncher, SlurmSettings, SweepQueue, SweepSettings, slurm
 from toolkit.scaling.launch.settings import CLUSTERS
-from toolkit.scaling.sweep import SweepProgress, SweepSettings
+from toolkit.scaling.progress import SweepProgress
 
 HERE = SlurmSettings(cluster="local", gpus_per_task=0, jobs_at_once=3)
 

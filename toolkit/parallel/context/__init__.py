@@ -10,7 +10,6 @@ Tested over gloo on CPUs. On GPUs NCCL runs the same code, not yet measured.
 
 from toolkit.parallel.context.layout import Chunk, Layout
 from toolkit.parallel.context.loss import average_gradients, context_cross_entropy
-from toolkit.parallel.context.messages import count_sent_bytes
 from toolkit.parallel.context.model import context_parallel
 from toolkit.parallel.context.ring import RingAttention
 from toolkit.parallel.context.schedule import schedule, visible_pairs
@@ -28,7 +27,6 @@ __all__ = [
     "average_gradients",
     "context_cross_entropy",
     "context_parallel",
-    "count_sent_bytes",
     "join_sequence",
     "next_token_labels",
     "ring_traffic",

@@ -1,44 +1,12 @@
-"""What ranks send each other, and how many bytes of it."""
+"""Messages that ranks send each other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
-
-
-@dataclass
-class SentCount:
-    """Bytes that this process has sent to other ranks in context parallelism."""
-
-    total: int = 0
-
-
-_counters: list[SentCount] = []
-
-
-@contextmanager
-def count_sent_bytes() -> Iterator[SentCount]:
-    """Counts, while it is open, the keys, values, queries, outputs and gradients sent to other ranks.
-
-    The 8 bytes of a seed that a call with dropout shares are not counted, nor are ids of packed documents.
-    """
-    counter = SentCount()
-    _counters.append(counter)
-    try:
-        yield counter
-    finally:
-        _counters.remove(counter)
-
-
-def note_sent(nbytes: int) -> None:
-    """Add to every open counter."""
-    for counter in _counters:
-        counter.total += nbytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +35,6 @@ def exchange(
     operations = []
     if sent is not None:
         operations.append(_operation(dist.isend, sent, target, group, tag))
-        note_sent(sent.nbytes)
     if received is not None:
         operations.append(_operation(dist.irecv, received, source, group, tag))
     requests = dist.batch_isend_irecv(operations) if operations else ()

@@ -2,12 +2,11 @@
 
 from toolkit.parallel.expert.dispatcher import AllToAllDispatcher
 from toolkit.parallel.expert.shards import expert_parallel, expert_parameters
-from toolkit.parallel.expert.traffic import ExchangedBytes, count_exchanged_bytes, exchanged_bytes
+from toolkit.parallel.expert.traffic import ExchangedBytes, exchanged_bytes
 
 __all__ = [
     "AllToAllDispatcher",
     "ExchangedBytes",
-    "count_exchanged_bytes",
     "exchanged_bytes",
     "expert_parallel",
     "expert_parameters",

@@ -58,7 +58,7 @@ class AllToAllDispatcher:
         route = Route(self.group, [sum(row) for row in sent], [sum(row) for row in received])
         n = sum(route.sent)
         token, order = rows.token[:n], rows.order[:n]
-        journey = Journey(route, ("rows", "gates"))
+        journey = Journey(route)
         journey.depart(tokens.index_select(0, token), assignment.weight.index_select(0, order))
         own = torch.arange(num_experts // ranks, device=tokens.device).repeat(ranks)
         total = sum(chain(*received))
@@ -97,7 +97,7 @@ class OnTheWay:
         rows, gates = self.journey.arrive()
         own = own_shards(self.experts, self.compute_dtype)
         y: Tensor = functional_call(self.experts, own, (rows, self._assignment(gates)))
-        (home,) = exchange(self.journey.route.back, ("rows",), y)
+        (home,) = exchange(self.journey.route.back, y)
         exact = torch.promote_types(home.dtype, torch.float32)
         out = home.new_zeros(self.tokens.shape, dtype=exact).index_add(0, self.token, home.to(exact))
         return out.to(home.dtype)

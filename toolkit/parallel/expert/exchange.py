@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from toolkit.checks import refuse_double_backward
-from toolkit.parallel.expert.traffic import note_sent
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +35,6 @@ class Route:
     def back(self) -> Route:
         """The way home."""
         return Route(self.group, self.received, self.sent)
-
-    @property
-    def leaving(self) -> int:
-        """Rows for other processes."""
-        return sum(self.sent) - self.sent[dist.get_rank(self.group)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +57,10 @@ class Journey:
 
     Attributes:
         route: where each row goes.
-        kinds: what each tensor is counted as, a field of :class:`toolkit.parallel.expert.traffic.ExchangedBytes`.
         under_way: what was started last and not yet waited for.
     """
 
     route: Route
-    kinds: tuple[str, ...]
     under_way: tuple[Arrival, ...] = field(default=(), init=False)
 
     def depart(self, *tensors: Tensor) -> Journey:
@@ -84,7 +76,7 @@ class Journey:
 
     def start(self, route: Route, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Start an exchange of every tensor; what they will be in, which nobody may read before :meth:`land`."""
-        self.under_way = tuple(_send(route, kind, rows) for kind, rows in zip(self.kinds, tensors, strict=True))
+        self.under_way = tuple(_send(route, rows) for rows in tensors)
         return tuple(arrival.rows for arrival in self.under_way)
 
     def land(self) -> tuple[Tensor, ...]:
@@ -93,9 +85,9 @@ class Journey:
         return tuple(arrival.wait() for arrival in arrivals)
 
 
-def exchange(route: Route, kinds: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+def exchange(route: Route, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Send tensors (rows sent, ...) by ``route`` and wait for those that come (rows received, ...)."""
-    return Journey(route, kinds).depart(*tensors).arrive()
+    return Journey(route).depart(*tensors).arrive()
 
 
 def exchange_counts(counts: Tensor, group: dist.ProcessGroup) -> tuple[list[list[int]], list[list[int]], Tensor]:
@@ -107,17 +99,15 @@ def exchange_counts(counts: Tensor, group: dist.ProcessGroup) -> tuple[list[list
     ranks = dist.get_world_size(group)
     received = torch.empty_like(counts)
     dist.all_to_all_single(received, counts, group=group)
-    note_sent("counts", counts.nbytes // ranks * (ranks - 1))
     sent, given = torch.stack([counts, received]).view(2, ranks, -1).tolist()
     return sent, given, received
 
 
-def _send(route: Route, kind: str, rows: Tensor) -> Arrival:
+def _send(route: Route, rows: Tensor) -> Arrival:
     """One collective with uneven splits, which gloo has as NCCL does."""
     rows = rows.contiguous()
     received = rows.new_empty(sum(route.received), *rows.shape[1:])
     work = dist.all_to_all_single(received, rows, route.received, route.sent, group=route.group, async_op=True)
-    note_sent(kind, route.leaving * rows.shape[1:].numel() * rows.element_size())
     return Arrival(received, work, rows)
 
 

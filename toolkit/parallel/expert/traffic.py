@@ -1,13 +1,14 @@
-"""Bytes that expert parallelism sends: counted where they leave, and predicted from the routing alone."""
+"""Bytes that expert parallelism sends, from the routing alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
+COUNT_BYTES = 4
+"""Of the number of rows for one expert, an int32."""
 
-@dataclass
+
+@dataclass(frozen=True)
 class ExchangedBytes:
     """Bytes that one process sends to others; what it keeps for its own experts is not sent.
 
@@ -21,25 +22,10 @@ class ExchangedBytes:
     gates: int = 0
     counts: int = 0
 
-
-_counters: list[ExchangedBytes] = []
-
-
-@contextmanager
-def count_exchanged_bytes() -> Iterator[ExchangedBytes]:
-    """Counts, while it is open, what the dispatchers of this process send to other processes."""
-    counter = ExchangedBytes()
-    _counters.append(counter)
-    try:
-        yield counter
-    finally:
-        _counters[:] = [other for other in _counters if other is not counter]
-
-
-def note_sent(kind: str, nbytes: int) -> None:
-    """Add to every open counter; ``kind`` is a field of :class:`ExchangedBytes`."""
-    for counter in _counters:
-        setattr(counter, kind, getattr(counter, kind) + nbytes)
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.rows + self.gates + self.counts
 
 
 def exchanged_bytes(
@@ -75,7 +61,3 @@ def exchanged_bytes(
     if not backward:
         return ExchangedBytes(rows, gates, counts)
     return ExchangedBytes(2 * rows, ways * gate_itemsize, counts)
-
-
-COUNT_BYTES = 4
-"""Of the number of rows for one expert, an int32."""

@@ -4,7 +4,7 @@ from toolkit.scaling.launch.claim import ClaimLostError, RunClaims
 from toolkit.scaling.launch.launcher import LAUNCHERS, Ended, Launcher
 from toolkit.scaling.launch.local import LocalLauncher, ThisProcess
 from toolkit.scaling.launch.queue import SweepQueue
-from toolkit.scaling.launch.settings import SlurmSettings
+from toolkit.scaling.launch.settings import SlurmSettings, SweepSettings
 from toolkit.scaling.launch.slurm import SlurmLauncher
 from toolkit.scaling.launch.work import SweepWork
 
@@ -18,6 +18,7 @@ __all__ = [
     "SlurmLauncher",
     "SlurmSettings",
     "SweepQueue",
+    "SweepSettings",
     "SweepWork",
     "ThisProcess",
 ]

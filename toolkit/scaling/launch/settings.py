@@ -1,11 +1,16 @@
-"""What a sweep's jobs ask of SLURM."""
+"""How a sweep's runs are executed, and what its jobs ask of SLURM."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from toolkit.checks import require, require_choice, require_positive
+from toolkit.data import CorpusConfig
+from toolkit.parallel import ParallelConfig
+from toolkit.scaling.folder import StudyFolder
+from toolkit.scaling.launch.launcher import LAUNCHERS
 
 CLUSTERS = ("slurm", "local", "debug")
 
@@ -60,3 +65,47 @@ class SlurmSettings:
             "slurm_setup": [f"export OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=PASSIVE"],
         }
         return {name: value for name, value in asked.items() if value}
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """How runs are executed; none of it changes what a model learns.
+
+    Attributes:
+        folder: the study's.
+        corpus: the text.
+        cache: folder of tokenised corpora.
+        parallel: processes of one run.
+        workers: runs at once, each in a process of its own; 1 runs them in this process.
+        threads: CPU threads of each run.
+        validation_count: validation windows, the same for every run.
+        code: version of the code that trains, as the rows tell it.
+        branch: begin runs that are the beginning of a longer one from that one's checkpoint, see
+            :func:`toolkit.scaling.plan.branches.branches`. Each is what it would have been from step 0, but for
+            dropout and router noise, which are drawn anew from there on.
+        launcher: ``"local"``, this machine, or ``"slurm"``.
+        slurm: what jobs ask of the cluster.
+
+    Raises:
+        ValueError: if the launcher is unknown.
+    """
+
+    folder: StudyFolder
+    corpus: CorpusConfig
+    cache: Path
+    parallel: ParallelConfig
+    workers: int
+    threads: int
+    validation_count: int
+    code: str = ""
+    branch: bool = False
+    launcher: str = "local"
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
+
+    def __post_init__(self) -> None:
+        require_choice("launcher", self.launcher, LAUNCHERS)
+
+    @property
+    def at_once(self) -> int:
+        """Runs at once."""
+        return self.slurm.jobs_at_once if self.launcher == "slurm" else self.workers

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from toolkit.data import Corpus, prepare_corpus
 from toolkit.scaling.beginnings import Beginnings
 from toolkit.scaling.launch.claim import RunClaims
+from toolkit.scaling.launch.settings import SweepSettings
 from toolkit.scaling.plan import PlannedRun
 from toolkit.scaling.results import RunResult
 
-if TYPE_CHECKING:
-    from toolkit.scaling.sweep import SweepSettings
-
 Report = Callable[[int, int], None]
-Train = Callable[[PlannedRun, Corpus, "SweepSettings", float, "Report | None", Beginnings], RunResult]
+Train = Callable[[PlannedRun, Corpus, SweepSettings, float, "Report | None", Beginnings], RunResult]
 
 
 @dataclass(frozen=True)
