@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import lightning
 import torch
@@ -18,6 +22,9 @@ from toolkit.parallel import ParallelConfig
 from toolkit.parallel.pipeline import token_loss
 from toolkit.routing import LoadBalancingLoss, RoutingStats, update_balancers
 from toolkit.training import LanguageModel, build_optimizer, fit, learning_rate_factor
+from toolkit.training import run as training_run
+from toolkit.training.interruption import Interrupted
+from toolkit.training.progress import ReportProgress
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "training"))
 
@@ -31,8 +38,23 @@ MODEL = DecoderConfig(vocab_size=256, dim=16, blocks=(MOE, DENSE, BIASED, DENSE,
 NOISY = replace(
     MODEL,
     mup_base_dim=None,
-    blocks=(BlockConfig(ATTENTION, MoEConfig(8, 4, 2, router="TopKRouter(noise=JitterNoise(0.5))")), DENSE) * 2,
+    blocks=(
+        BlockConfig(replace(ATTENTION, dropout_p=0.2), MoEConfig(8, 4, 2, router="TopKRouter(noise=Jitter(0.5))")),
+        DENSE,
+    )
+    * 2,
 )
+LOSS_FREE = replace(
+    MODEL,
+    blocks=(
+        BlockConfig(
+            ATTENTION, MoEConfig(8, 4, 2, router="TopKRouter(score='sigmoid', balancer=BiasBalancer(), losses=[])")
+        ),
+        DENSE,
+        DENSE,
+    ),
+)
+"""Micro-batches are nothing to it: no loss is over a batch, and biases move by a whole step's counts."""
 STEPS, MICRO_BATCHES = 6, 4
 CONFIG = training(
     steps=STEPS,
@@ -46,12 +68,21 @@ CONFIG = training(
 
 
 def run(
-    folder: Path, parallel: ParallelConfig, model: DecoderConfig = MODEL, stop_after: int | None = None, **changes: Any
+    folder: Path, parallel: ParallelConfig, model: DecoderConfig = MODEL, stop_after: int | None = None
 ) -> dict[str, Any]:
-    """What ``fit`` reached; with ``stop_after`` it ends there, of ``STEPS`` steps."""
-    config = replace(CONFIG, **changes)
-    spent = budget(config, model, stop_after)
-    return asdict(fit(model, config, corpus(), folder, spent, parallel=parallel, validation_count=16))
+    """What ``fit`` reached; with ``stop_after`` it is told to end there, of ``STEPS`` steps, and nothing is reached."""
+
+    def stop(step: int, steps: int) -> None:
+        if step == stop_after:
+            signal.raise_signal(signal.SIGTERM)
+
+    every_step = partial(ReportProgress, seconds=0.0)
+    with mock.patch.object(training_run, "ReportProgress", every_step), suppress(Interrupted):
+        spent = budget(CONFIG, model)
+        return asdict(
+            fit(model, CONFIG, corpus(), folder, spent, parallel=parallel, validation_count=16, report=stop)
+        )
+    return {}
 
 
 def runs(cases: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
