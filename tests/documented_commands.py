@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import io
 import re
@@ -28,12 +29,33 @@ def refusal(words: Sequence[str], scripts: Mapping[str, Path] = MappingProxyType
     """
     if words[:2] == ["-m", "pytest"]:
         return next((f"there is no {word}" for word in words[2:] if "/" in word and not (ROOT / word).exists()), None)
+    if words[:1] == ["-m"] and re.fullmatch(r"toolkit\.[\w.]+", "".join(words[1:2])):
+        return module_refusal(words[1], words[2:])
     if not words or not re.fullmatch(r"experiments/[\w/]+\.py", words[0]):
-        return "neither pytest nor a script of experiments/"
+        return "neither pytest, nor a module of toolkit, nor a script of experiments/"
     script = scripts.get(words[0], ROOT / words[0])
     if not script.is_file():
         return f"there is no {words[0]}"
     return (benchmark_refusal if "benchmarks" in words[0] else study_refusal)(script, words[1:])
+
+
+def module_refusal(name: str, arguments: Sequence[str]) -> str | None:
+    """Let the module read its settings."""
+    try:
+        main = importlib.util.find_spec(f"{name}.__main__")
+    except ModuleNotFoundError:  # a file has none
+        main = None
+    try:
+        module = importlib.import_module(f"{name}.__main__" if main else name)
+    except ImportError:
+        return f"there is no {name}"
+    readers = [reader for each, reader in vars(module).items() if each in ("read_settings", "read_run")]
+    try:
+        for read in readers:
+            read(arguments)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None if readers else f"{name} reads no settings"
 
 
 def study_refusal(script: Path, arguments: Sequence[str]) -> str | None:

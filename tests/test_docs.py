@@ -77,6 +77,10 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
         ("See\n`python experiments/benchmarks/moe.py --monitors 3`.\n", 2, "--monitors"),
         ("`python experiments/benchmarks/flop_count.py --all`\n", 1, "no arguments"),
         ("`python experiments/benchmarks/none.py`\n", 1, "there is no"),
+        ("`python -m toolkit.scaling.plan --gpus few`\n", 1, "few"),
+        ("`python -m toolkit.training.check nowhere.yaml`\n", 1, "nowhere.yaml"),
+        ("`python -m toolkit.checks`\n", 1, "reads no settings"),
+        ("`python -m toolkit.nothing`\n", 1, "there is no"),
         ("`python -m pytest tests/none/test_none.py -s`\n", 1, "there is no"),
     ],
 )

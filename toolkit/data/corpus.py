@@ -73,6 +73,7 @@ class Corpus:
         tokenizer: what made them.
         digest: SHA-256, in hex, of all that determines the tokens: two runs with one digest saw one corpus.
         report: what went in and what was dropped.
+        config: the settings that :func:`prepare_corpus` read it by; None where it was made otherwise.
     """
 
     train: Tokens
@@ -80,6 +81,7 @@ class Corpus:
     tokenizer: Tokenizer
     digest: str
     report: CorpusReport
+    config: CorpusConfig | None = None
 
     def epochs(self, tokens: float) -> float:
         """Say how often training on so many tokens goes through the training split.
@@ -164,7 +166,7 @@ def _open(
     tokenizer: Tokenizer = BPETokenizer.load(folder / TOKENIZER_FILE) if bpe else ByteTokenizer()
     train, validation = open_tokens(folder, "train"), open_tokens(folder, "validation")
     report = CorpusReport(_report(sides[0], train), _report(sides[1], validation), tuple(dropped))
-    return Corpus(train, validation, tokenizer, folder.name, report)
+    return Corpus(train, validation, tokenizer, folder.name, report, config)
 
 
 def _report(documents: Sequence[Document], tokens: Tokens) -> SplitReport:

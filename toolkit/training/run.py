@@ -144,6 +144,7 @@ def fit(
         settings |= {"parallel": asdict(parallel), "initial": None if initial is None else _digest(initial)}
         settings |= {"mixture": None if mixture is None else asdict(mixture) | {"task": repr(mixture.task)}}
         facts = {"budget": budget, "precision": precision, "validation_windows": validation_count}
+        settings |= {"data": None if corpus.config is None else asdict(corpus.config)}
         made_with = {"corpus": corpus.digest, "code": code_version(), "torch": torch.__version__}
         _begin(store, lock, training, {**settings, **facts, **made_with}, beginning)
         lightning.seed_everything(training.seed, verbose=False)

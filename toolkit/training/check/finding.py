@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from toolkit.checks import require_choice
@@ -38,3 +40,11 @@ class Finding:
 def graded(value: float, passes: float, warns: float) -> str:
     """``"pass"`` up to ``passes``, ``"warn"`` up to ``warns``, else ``"fail"``; NaN fails."""
     return "pass" if value <= passes else "warn" if value <= warns else "fail"
+
+
+def conclude(findings: Sequence[Finding]) -> None:
+    """Print a line for each; end with exit code 1 where one fails."""
+    for finding in findings:
+        print(finding)
+    if any(finding.status == "fail" for finding in findings):
+        sys.exit(1)

@@ -1,14 +1,11 @@
-"""Checks of a short run: is the loss falling smoothly, are gradients finite, does data come in time, is noise small."""
+"""Checks of a short run: is the loss falling smoothly, are gradients finite, does data come in time."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 
-from scipy import stats
-
-from toolkit.checks import require, require_positive
+from toolkit.checks import require_positive
 from toolkit.training.check.finding import Finding, graded
 from toolkit.training.check.trial import Trial
 
@@ -52,36 +49,25 @@ def check_gradients(trial: Trial) -> Finding:
     return Finding("gradients", "pass", f"finite in {steps} steps; norms up to {max(trial.norms):.3g}")
 
 
-def check_loading(trial: Trial) -> Finding:
-    """Whether batches come in a small share of a step's time, by medians; nothing is read ahead."""
-    loading, computing = statistics.median(trial.loading), statistics.median(trial.computing)
-    share = loading / (loading + computing)
-    figure = f"{1e3 * loading:.2f} ms a batch beside {1e3 * computing:.1f} ms of computing: {share:.1%} of a step"
-    return Finding("loading", graded(share, *LOADING), f"{figure} (pass up to {LOADING[0]:.0%})")
+def check_loading(trial: Trial, compute_ratio: float = 1.0) -> Finding:
+    """Whether batches come in a small share of a step's time, by medians; nothing is read ahead.
 
-
-def check_validation(bits_per_byte: Sequence[float], effect: float, seeds: int) -> Finding:
-    """Whether as many seeds as are planned tell the effect sought from noise.
-
-    The smallest difference of two means over ``seeds`` runs that a two-sided test at 5% finds is
-    t sd sqrt(2 / seeds), with sd and t's degrees of freedom from the trials. Runs paired by seed and data may find
-    less; so may longer ones, whose seeds scatter less than those of short trials.
+    Where the trial's model is smaller than the one that is meant, data that keep up with the small one keep up. Where
+    they do not, the large one's time is taken to grow as its FLOPs, which a large model, being run more efficiently,
+    stays below: so it can fail, or warn, but not pass.
 
     Args:
-        bits_per_byte: of validation, trials that differ in the seed alone.
-        effect: bits per byte that a difference is expected to be.
-        seeds: runs of each kind in the study.
+        trial: the short run.
+        compute_ratio: FLOPs of one step of the model that is meant, of one of the trial's.
 
     Raises:
-        ValueError: if there are fewer than two trials or a number is not positive.
+        ValueError: if ``compute_ratio`` is not positive.
     """
-    require(len(bits_per_byte) > 1, "bits_per_byte", tuple(bits_per_byte), "of two trials at least")
-    require_positive(effect=effect, seeds=seeds)
-    if not all(map(math.isfinite, bits_per_byte)):
-        return Finding("validation", "fail", f"not finite: {tuple(bits_per_byte)}")
-    noise = statistics.stdev(bits_per_byte)
-    found = float(stats.t.ppf(0.975, len(bits_per_byte) - 1)) * noise * math.sqrt(2 / seeds)
-    figure = f"seeds scatter by {noise:.4f} bits per byte (of {len(bits_per_byte)} trials); {seeds} seeds find a "
-    return Finding(
-        "validation", graded(found, effect, 2 * effect), f"{figure}difference of {found:.4f}, sought {effect:g}"
-    )
+    require_positive(compute_ratio=compute_ratio)
+    loading, computing = statistics.median(trial.loading), statistics.median(trial.computing)
+    share, grown = (loading / (loading + ratio * computing) for ratio in (1.0, compute_ratio))
+    status = "pass" if share <= LOADING[0] else graded(grown, -1.0, LOADING[1])
+    figure = f"{1e3 * loading:.2f} ms a batch beside {1e3 * computing:.1f} ms of computing: {share:.1%} of a step"
+    if compute_ratio > 1:
+        figure += f", at least {grown:.1%} of one of the whole model's, of {compute_ratio:.3g} times the FLOPs"
+    return Finding("loading", status, f"{figure} (pass up to {LOADING[0]:.0%})")

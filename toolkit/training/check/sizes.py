@@ -36,20 +36,32 @@ def check_memory(
     """
     require_positive(device_bytes=device_bytes)
     parallel = ParallelConfig() if parallel is None else parallel
-    precision = resolve_precision(training.precision, parallel.accelerator)
-    wide = 2 if precision == "64-true" else 1  # every number twice as wide as in fp32
-    precision = "32-true" if wide == 2 else precision
+    resolved = resolve_precision(training.precision, parallel.accelerator)
+    wide = 2 if resolved == "64-true" else 1  # every number twice as wide as in fp32
+    precision = "32-true" if wide == 2 else resolved
     batch_size = parallel.local_batch(training.batch_size)
     kept = memory(model, batch_size, training.context, precision, parallel, training.recompute)
     total, largest = wide * kept.training, kept.components[kept.dominant] / kept.training
-    figure = f"{total / 1e9:.3g} GB of {device_bytes / 1e9:.3g}; {kept.dominant} dominate with {largest:.0%}"
+    figure = (
+        f"{total / 1e9:.3g} GB of {device_bytes / 1e9:.3g} in {resolved}; {kept.dominant} dominate with {largest:.0%}"
+    )
     return Finding("memory", graded(total / device_bytes, FULL, 1.0), figure)
 
 
-def check_tokens(model: DecoderConfig, training: TrainingConfig) -> Finding:
-    """Whether the model is undertrained or too small, by tokens for each parameter that a token uses."""
+def check_tokens(model: DecoderConfig, training: TrainingConfig, tokens: float | None = None) -> Finding:
+    """Whether the model is undertrained or too small, by tokens for each parameter that a token uses.
+
+    Args:
+        model: the decoder.
+        training: its steps, batch and context.
+        tokens: that it is trained on; None for those of all steps.
+
+    Raises:
+        ValueError: if ``tokens`` is not positive.
+    """
     active = cost(model, training.context).total_active_parameters
-    tokens = training.steps * training.tokens_per_step
+    tokens = training.steps * training.tokens_per_step if tokens is None else tokens
+    require_positive(tokens=tokens)
     ratio = tokens / active
     state = "undertrained: a smaller model would do better" if ratio < OPTIMAL / NEAR else "near the compute optimum"
     state = "capacity-limited: a larger model would do better" if ratio > OPTIMAL * NEAR else state

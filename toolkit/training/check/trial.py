@@ -15,6 +15,7 @@ from toolkit.data import Corpus, TokenWindows, validation_windows
 from toolkit.layers.recomputation import recompute_layers
 from toolkit.models import Decoder
 from toolkit.routing import update_balancers
+from toolkit.training.check.validation import Floats, Validation
 from toolkit.training.config import TrainingConfig
 from toolkit.training.optimizer import build_optimizer
 from toolkit.training.precision import resolve_precision
@@ -32,7 +33,7 @@ class Trial:
         loading: seconds that each step's batch took to come.
         computing: seconds of each step beside that.
         not_finite: the first parameter whose gradient was not, or ``"loss"``; empty where all were. The run ends there.
-        bits_per_byte: of validation at the end; nan if it ended early.
+        validations: after a quarter and a half of the steps, and at the end; none that an early end left out.
     """
 
     losses: tuple[float, ...]
@@ -40,7 +41,7 @@ class Trial:
     loading: tuple[float, ...]
     computing: tuple[float, ...]
     not_finite: str
-    bits_per_byte: float
+    validations: tuple[Validation, ...]
 
 
 def run_trial(
@@ -71,7 +72,9 @@ def run_trial(
     training = replace(training, steps=steps, warmup_steps=None)
     windows = TokenWindows(corpus.train, training.context, training.batch_size, training.seed)
     stepper = _Stepper(decoder, training)
-    losses, norms, loading, computing = [], [], [], []
+    held_out = validation_windows(corpus.validation, training.context, validation_count, training.validation_block)
+    byte_lengths = torch.from_numpy(corpus.tokenizer.byte_lengths)
+    losses, norms, loading, computing, validations = [], [], [], [], []
     for step in range(steps):
         started = time.perf_counter()
         batch = (batches or windows.batch)(step)
@@ -83,11 +86,10 @@ def run_trial(
         computing.append(time.perf_counter() - came)
         if stepper.not_finite:
             break
-    quality = math.nan
-    if not stepper.not_finite:
-        held_out = validation_windows(corpus.validation, training.context, validation_count, training.validation_block)
-        quality = stepper.bits_per_byte(held_out, torch.from_numpy(corpus.tokenizer.byte_lengths))
-    return Trial(tuple(losses), tuple(norms), tuple(loading), tuple(computing), stepper.not_finite, quality)
+        if step + 1 in (math.ceil(steps / 4), math.ceil(steps / 2), steps):
+            nll, text_bytes = stepper.validate(held_out, byte_lengths)
+            validations.append(Validation(step + 1, nll, text_bytes))
+    return Trial(tuple(losses), tuple(norms), tuple(loading), tuple(computing), stepper.not_finite, tuple(validations))
 
 
 class _Stepper:
@@ -95,14 +97,16 @@ class _Stepper:
 
     def __init__(self, decoder: Decoder, training: TrainingConfig) -> None:
         self.decoder, self.training, self.not_finite = decoder.train(), training, ""
+        self.device = decoder.embedding.weight.device
+        precision = resolve_precision(training.precision, "cpu" if self.device.type == "cpu" else "gpu")
+        self.mixed = precision == "bf16-mixed"
+        if precision == "64-true":
+            decoder.double()
         recompute_layers(decoder, training.recompute)
         self.optimizer = build_optimizer(decoder, training)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: learning_rate_factor(step, training)
         )
-        self.device = decoder.embedding.weight.device
-        accelerator = "cpu" if self.device.type == "cpu" else "gpu"
-        self.mixed = resolve_precision(training.precision, accelerator) == "bf16-mixed"
 
     def step(self, windows: Tensor) -> tuple[float, float]:
         """Loss and gradient norm; weights stay where one of them is not finite."""
@@ -119,15 +123,16 @@ class _Stepper:
         return nll.item(), norm.item()
 
     @torch.no_grad()
-    def bits_per_byte(self, windows: Tensor, byte_lengths: Tensor) -> float:
-        """Of validation windows (count, context + 1)."""
+    def validate(self, windows: Tensor, byte_lengths: Tensor) -> tuple[Floats, Floats]:
+        """Nats and bytes of each of the windows (count, context + 1), both (count,)."""
         self.decoder.eval()
-        nll = 0.0
+        nll = []
         for batch in windows.split(self.training.batch_size):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
-                nll += next_token_nll(self.decoder, batch.to(self.device), reduction="sum").item()
+                each = next_token_nll(self.decoder, batch.to(self.device), reduction="none")
+            nll.append(each.view(len(batch), -1).sum(dim=1, dtype=torch.float64).cpu())
         self.decoder.train()
-        return nll / math.log(2.0) / float(byte_lengths[windows[:, 1:]].sum())
+        return torch.cat(nll).numpy(), byte_lengths[windows[:, 1:]].sum(dim=1, dtype=torch.float64).numpy()
 
 
 def first_not_finite(model: nn.Module) -> str:
