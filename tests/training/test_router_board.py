@@ -11,7 +11,7 @@ import torch
 
 from toolkit.layers import DepthStats, MoE
 from toolkit.routing import RoutingStats
-from toolkit.training.router_board import depth_figures, draw_load, draw_pairs, figures, write_mean
+from toolkit.training.router_board import bias_range, depth_figures, draw_load, draw_pairs, figures, write_mean
 
 
 class Writer:

@@ -79,9 +79,7 @@ def run(
     every_step = partial(ReportProgress, seconds=0.0)
     with mock.patch.object(training_run, "ReportProgress", every_step), suppress(Interrupted):
         spent = budget(CONFIG, model)
-        return asdict(
-            fit(model, CONFIG, corpus(), folder, spent, parallel=parallel, validation_count=16, report=stop)
-        )
+        return asdict(fit(model, CONFIG, corpus(), folder, spent, parallel=parallel, validation_count=16, report=stop))
     return {}
 
 

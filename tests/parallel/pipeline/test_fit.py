@@ -1,4 +1,4 @@
-"""``fit`` through a pipeline is a plain loop of one process over the same micro-batches; stopped, it goes on exactly."""
+"""``fit`` through a pipeline is one process accumulating the same micro-batches; stopped, it goes on exactly."""
 
 from __future__ import annotations
 
@@ -106,10 +106,11 @@ def test_the_optimizer_is_written_as_one_process_numbers_it(folders: Any, tmp_pa
     """Interleaved stages hold layers 0 and 2, 1 and 3; the embedding, which is tied, is held twice and written once."""
     folder, _ = folders
     run(tmp_path / "alone", ALONE, NOISY, 1)
-    groups, right = (last(each)["optimizer_states"][0]["param_groups"] for each in (folder / "noisy", tmp_path / "alone"))
+    runs_ = folder / "noisy", tmp_path / "alone"
+    groups, right = (last(each)["optimizer_states"][0]["param_groups"] for each in runs_)
     names = [name for name in last(tmp_path / "alone")["state_dict"] if not name.endswith("bias")]
     assert [len(group["params"]) for group in groups] == [len(group["params"]) for group in right]
-    assert sorted(sum((group["params"] for group in groups), [])) == sorted(names)
+    assert sorted(name for group in groups for name in group["params"]) == sorted(names)
     for group in groups:
         places = [names.index(name) for name in group["params"]]
         assert places == sorted(places)
