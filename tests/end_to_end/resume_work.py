@@ -6,9 +6,11 @@ Processes are forked from a server that has imported Lightning already, and meet
 from __future__ import annotations
 
 import os
+import random
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,9 +27,7 @@ def start(folder: Path, kind: str, world_size: int, **changes: Any) -> list[Base
     """The processes of one run, by rank; what each prints and raises is in ``<folder>.<rank>.log``."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["torch", "lightning", "toolkit.training.run", "tensorboard"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     started = [
         context.Process(target=_process, args=(str(folder), kind, rank, world_size, port, changes), daemon=True)
         for rank in range(world_size)
@@ -35,6 +35,15 @@ def start(folder: Path, kind: str, world_size: int, **changes: Any) -> list[Base
     for process in started:
         process.start()
     return started
+
+
+def _free_port() -> int:
+    """Below those that the system gives to whoever connects, one of whom could take it before the processes meet."""
+    while True:
+        port = random.SystemRandom().randrange(15000, 30000)
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def log_of(folder: Path, rank: int) -> str:

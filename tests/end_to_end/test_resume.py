@@ -98,6 +98,10 @@ def test_a_sharded_run_writes_folders_and_goes_on_exactly(tmp_path: Path, shard:
     assert (folder / "checkpoints" / "last.ckpt" / "manifest.json").exists() or (folder / "previous.ckpt").is_dir()
     finish(folder, "moe", shard, shard=shard)
     assert losses(folder) == losses(whole)
+    for name in ("load.npz", "flip_rate.npz"):  # of which the first process keeps more than the others
+        with np.load(folder / name) as one, np.load(whole / name) as other:
+            for key in other.files:
+                np.testing.assert_array_equal(one[key], other[key])
     assert (folder / "checkpoints" / "last.ckpt" / "manifest.json").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 
 import torch
@@ -39,12 +40,41 @@ def _act(kind: str, rank: int) -> None:
     dist.all_reduce(torch.ones(1))
 
 
-def frozen() -> str:
-    """Rank 1 stops for good without its connections being closed; rank 0's own thread must end it."""
+def frozen(rank: int) -> str:
+    """One stops for good without its connections being closed; the other's own threads must end it."""
+    _meet_as_a_launcher_s()
     watch = PeerWatch(beat=0.05, patience=0.5, timeout=1.0)
     watch.start()
-    if dist.get_rank() == 1:
+    if dist.get_rank() == rank:
         os.kill(os.getpid(), signal.SIGSTOP)
     with watch.naming():
         dist.all_reduce(torch.ones(1))
     return ""
+
+
+def suspended() -> str:
+    """Both are stopped for longer than any patience, as a scheduler does with a whole job, and go on."""
+    _meet_as_a_launcher_s()
+    watch = PeerWatch(beat=0.05, patience=0.5, timeout=1.0)
+    pids = [torch.tensor(0), torch.tensor(0)]
+    dist.all_gather(pids, torch.tensor(os.getpid()))
+    watch.start()
+    if dist.get_rank() == 0:
+        names = " ".join(str(int(pid)) for pid in pids)
+        subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -STOP {names}; sleep 4; kill -CONT {names}"])
+    with watch.naming():
+        for _ in range(20):  # one second, and what they are stopped
+            time.sleep(0.05)
+            dist.all_reduce(torch.ones(1))
+    return ""
+
+
+def _meet_as_a_launcher_s() -> None:
+    """Processes of a launcher meet at a port of rank 0's, whose store stops with it; these met at a file."""
+    rank, host = dist.get_rank(), "127.0.0.1"
+    store = dist.TCPStore(host, 0, 2, True, wait_for_workers=False) if rank == 0 else None
+    port = torch.tensor(0 if store is None else store.port)
+    dist.broadcast(port, 0)
+    store = dist.TCPStore(host, int(port), 2, False, wait_for_workers=False) if store is None else store
+    dist.destroy_process_group()
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from failure_work import frozen, watched
+from failure_work import frozen, suspended, watched
 from gloo import run_processes
 
 from toolkit.parallel.failure import PeerWatch
@@ -23,11 +23,17 @@ def test_what_a_process_stopped_with_is_told_to_the_others() -> None:
     assert said == "rank 1 is gone, after ValueError: the disk is full, so rank 0 stops"
 
 
-def test_one_that_freezes_does_not_keep_the_others_waiting() -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_that_freezes_does_not_keep_the_others_waiting(rank: int) -> None:
+    """Also the one that keeps the store, at which the others look for signs of life."""
     start = time.monotonic()
-    with pytest.raises(AssertionError, match=r"ranks \[0\] ended without a word"):
-        run_processes(2, frozen)
+    with pytest.raises(AssertionError, match=rf"ranks \[{1 - rank}\] ended without a word"):
+        run_processes(2, frozen, rank, timeout=30)
     assert time.monotonic() - start < 20
+
+
+def test_a_job_that_is_suspended_as_a_whole_goes_on() -> None:
+    assert run_processes(2, suspended) == ["", ""]
 
 
 def test_alone_it_does_nothing() -> None:

@@ -86,7 +86,7 @@ def test_a_branch_is_the_run_trained_alone(trunk: Path, tmp_path: Path, steps: i
 
 @pytest.mark.parametrize(("steps", "evaluations"), [(24, 2), (40, 4)])  # of the four, one at the step of the branch
 def test_its_table_is_that_of_the_run_alone(trunk: Path, tmp_path: Path, steps: int, evaluations: int) -> None:
-    """But for validations up to the branch, which are the trunk's."""
+    """But for validations up to the branch, which are the trunk's; one that is due at its very step is its own."""
     config = replace(TRUNK, steps=steps, evaluations=evaluations)
     fit_in(tmp_path / "alone", config)
     fit_in(tmp_path / "branch", config, branch=begin(trunk, config))
@@ -95,8 +95,11 @@ def test_its_table_is_that_of_the_run_alone(trunk: Path, tmp_path: Path, steps: 
     def training_rows(rows: list[dict[str, float]]) -> list[dict[str, float]]:
         return [row for row in rows if "train/loss" in row]
 
+    due = config.decay_start % (steps // evaluations) == 0
+    first = config.decay_start + (not due)  # of its own
+
     def validations(rows: list[dict[str, float]], after: bool) -> list[dict[str, float]]:
-        return [row for row in rows if "train/loss" not in row and (row["step"] > config.decay_start) == after]
+        return [row for row in rows if "train/loss" not in row and (row["step"] >= first) == after]
 
     assert training_rows(mine) == training_rows(its)
     assert len(training_rows(mine)) == 1 + steps // 5

@@ -2,7 +2,8 @@
 
 When a process dies, others find their connection to it closed, or wait: neither names a rank. So each has a thread that
 writes a beat to the run's key-value store and watches the next rank's. A process whose communication fails asks whose
-beat has stopped; one that waits in vain is ended by its own thread.
+beat has stopped; one that waits in vain is ended by its own thread. A process that is stopped keeps its connections,
+and the one that keeps the store answers nobody then: a second thread ends who waits for the store.
 """
 
 from __future__ import annotations
@@ -27,11 +28,37 @@ DEAD = "dead"
 
 LEFT = "left"
 """The last beat of a process that has done its work."""
+FROZEN = "the run's key-value store does not answer, and with it the process that keeps it: rank 0, or the launcher"
 GONE = "the run's key-value store is gone, and with it the process that kept it: rank 0, or the launcher"
 
 
 class RankFailure(RuntimeError):
     """Another process of the run is gone; the message has its rank."""
+
+
+class Waiting:
+    """Counts seconds of waiting, but not those in which this process was stopped, or had no processor, itself.
+
+    A job that is suspended as a whole and goes on must not find everyone dead.
+
+    Args:
+        most: seconds between two looks beyond which it was.
+    """
+
+    def __init__(self, most: float) -> None:
+        self.most = most
+        self.begin()
+
+    def begin(self) -> None:
+        """From 0."""
+        self._seconds, self._looked = 0.0, time.monotonic()
+
+    def seconds(self) -> float:
+        """Look."""
+        now = time.monotonic()
+        self._seconds += min(now - self._looked, self.most)
+        self._looked = now
+        return self._seconds
 
 
 class PeerWatch:
@@ -41,7 +68,8 @@ class PeerWatch:
         beat: seconds between two beats.
         patience: seconds without a beat after which a process is dead, once communication has failed.
         timeout: seconds without a beat after which a process is dead where nothing has failed yet, which may be because
-            everyone waits for it. Others then end, after ``patience`` more, with exit code 1.
+            everyone waits for it. Others then end, after twice ``patience`` more, with exit code 1. Time in which a
+            process was stopped itself does not count.
 
     Raises:
         ValueError: if one is not positive.
@@ -50,7 +78,8 @@ class PeerWatch:
     def __init__(self, beat: float = 0.5, patience: float = 5.0, timeout: float = 60.0) -> None:
         require_positive(beat=beat, patience=patience, timeout=timeout)
         self.beat, self.patience, self.timeout = beat, patience, timeout
-        self._stop = threading.Event()
+        self._stop, self._left = threading.Event(), threading.Event()
+        self._answers = 0  # of the store to the thread
         self._store: dist.Store | None = None
         self._heard = ""  # what the thread has read of the dead, which outlives the store
         self.rank, self.world_size = 0, 1
@@ -64,9 +93,11 @@ class PeerWatch:
         store.set(self._key(self.rank), "0")
         dist.barrier()
         self._stop.clear()
+        self._left.clear()
         # A store's connection is for one thread at a time.
         self._thread = threading.Thread(target=self._watch, args=(self._own_store(),), daemon=True, name="peer-watch")
         self._thread.start()
+        threading.Thread(target=self._watch_store, daemon=True, name="store-watch").start()
 
     def stop(self) -> None:
         """End well: the others do not miss this process's beat."""
@@ -76,6 +107,7 @@ class PeerWatch:
             with suppress(RuntimeError):  # the store may be gone already
                 self._store.set(self._key(self.rank), LEFT)
         self._store = None
+        self._left.set()
 
     @contextmanager
     def naming(self) -> Iterator[None]:
@@ -102,6 +134,7 @@ class PeerWatch:
             raise
         finally:
             self._stop.set()
+            self._left.set()
             self._store = None
 
     def dead(self) -> str:
@@ -133,7 +166,7 @@ class PeerWatch:
 
     def _watch(self, store: dist.Store) -> None:
         """The thread: beat, look at the next rank, and end the process if it does not end by itself."""
-        count, seen, since = 0, b"", time.monotonic()
+        count, seen, waiting = 0, b"", Waiting(4 * self.beat)
         following = (self.rank + 1) % self.world_size
         while not self._stop.wait(self.beat):
             try:
@@ -142,17 +175,32 @@ class PeerWatch:
                 now = store.get(self._key(following))
                 words = self._heard = self._told(store)
                 if now != seen or now == LEFT.encode():
-                    seen, since = now, time.monotonic()
-                if not words and time.monotonic() - since > self.timeout:
+                    seen = now
+                    waiting.begin()
+                if not words and waiting.seconds() > self.timeout:
                     store.compare_set(self._name(DEAD), "", _silence([following], self.timeout))
                     words = self._heard = self._told(store)
+                self._answers += 1
             except RuntimeError:
                 words = self._heard or GONE
             if words and self._stop.wait(2 * self.patience):
                 return
             if words:
-                print(f"{words}, so rank {self.rank}, which waits for it, ends", file=sys.stderr, flush=True)
-                os._exit(1)
+                self._end(words)
+
+    def _watch_store(self) -> None:
+        """The other thread: end the process if the first, or the one that stops it, gets no answer from the store."""
+        answers, waiting = -1, Waiting(4 * self.beat)
+        while not self._left.wait(self.beat):
+            if answers != self._answers:
+                answers = self._answers
+                waiting.begin()
+            if waiting.seconds() > self.timeout + 4 * self.patience:
+                self._end(self._heard or FROZEN)
+
+    def _end(self, words: str) -> None:
+        print(f"{words}, so rank {self.rank}, which waits for it, ends", file=sys.stderr, flush=True)
+        os._exit(1)
 
     def _told(self, store: dist.Store) -> str:
         key = self._name(DEAD)

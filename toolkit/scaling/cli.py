@@ -21,6 +21,7 @@ from toolkit.parallel import ParallelConfig, is_main_process, leave_process_grou
 from toolkit.scaling.folder import StudyFolder
 from toolkit.scaling.launch import SlurmSettings
 from toolkit.scaling.plan import Grid, ModelShape, Shape
+from toolkit.scaling.plan_table import print_plan
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.study import Study
 from toolkit.training.config import TrainingConfig
@@ -167,11 +168,11 @@ def announce(study: Study, dry_run: bool) -> None:
     console = study_console()
     console.print(f"Reading the corpus, and timing a few throw-away steps of {len(study.runs)} runs' models ...")
     if dry_run:
-        study.print_plan(console, study.trial_seconds())
+        print_plan(study, console, study.trial_seconds())
         return
     study.claim_folder()
     with study.folder.alone() if is_main_process() else nullcontext():
-        study.print_plan(console, study.seconds)
+        print_plan(study, console, study.seconds)
 
 
 def conclude(report: Callable[[], Path], curves: Path) -> None:

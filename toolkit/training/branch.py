@@ -93,7 +93,8 @@ class Branch:
         """Give a run's folder what the trunk wrote down until the branch: rows of ``metrics.jsonl``, and curves.
 
         Of the validation rows and of TensorBoard's curves these are the trunk's, at the trunk's own steps: true of
-        both runs, since both were the same model then.
+        both runs, since both were the same model then. A validation that the run has at the very step of the branch
+        is its own.
         """
         from toolkit.training.metrics import whole_rows
 

@@ -20,6 +20,9 @@ class ExactResume(lightning.Callback):
     the noise of routers are drawn from them. They are set right before the first batch, after all that starting again
     draws itself.
 
+    A checkpoint of a step after which the run validates was written before that: Lightning counts the validation as
+    done when it goes on, and here it is done first.
+
     A checkpoint of another number of processes has no state for each: the generators are then seeded anew, by seed,
     step and rank, and a warning says so.
     """
@@ -42,8 +45,14 @@ class ExactResume(lightning.Callback):
         self._saved = state_dict["ranks"]
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        """The next batch is this call's first."""
+        """Do the validation that the checkpoint's step was to have; the batch after it is the run's first."""
         self._begun = False
+        if validation_is_due(trainer) and not trainer.should_stop:
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting = False
+            trainer.validating = True
+            loop.run()
+            trainer.training = True
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         """Set the generators before the first batch of a run that goes on."""
@@ -80,6 +89,12 @@ class ClockCheckpoint(ModelCheckpoint):
         """Save, if it is time to and the step is done."""
         if step_is_done(trainer, batch_idx):
             super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+
+def validation_is_due(trainer: lightning.Trainer) -> bool:
+    """Whether a run that begins to train has done the steps after which it validates, and not validated after them."""
+    every, done = trainer.val_check_batch, trainer.global_step * trainer.accumulate_grad_batches
+    return every is not None and done > 0 and done % every == 0
 
 
 def step_is_done(trainer: lightning.Trainer, batch_idx: int) -> bool:

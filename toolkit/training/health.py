@@ -27,7 +27,11 @@ class NotFiniteError(FloatingPointError):
             f"step {step} is not finite: {words}. The optimizer has not stepped on it, and the last "
             "checkpoint is as it was"
         )
-        self.step = step
+        self.step, self._words = step, words
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a worker's parent: an exception is otherwise made again from its text alone."""
+        return NotFiniteError, (self.step, self._words)
 
 
 class FiniteLoss(lightning.Callback):

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import lightning
@@ -26,6 +27,10 @@ class Interrupted(SystemExit):
         super().__init__(START_AGAIN)
         self.checkpoint, self.step = checkpoint, step
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a worker's parent: an exception is otherwise made again from the text, or the code, that it has."""
+        return Interrupted, (self.checkpoint, self.step)
+
     def __str__(self) -> str:
         return f"interrupted after step {self.step}, which {self.checkpoint} holds; start it again to go on"
 
@@ -33,9 +38,11 @@ class Interrupted(SystemExit):
 class SaveOnTerm(Checkpoint):
     """On SIGTERM in any process, saves after the step that is under way, and raises :class:`Interrupted` in all.
 
-    Processes agree once a step by the sum of one number, so that it is enough to signal one of them; a validation that
-    is under way is finished first. Lightning's own handler, which communicates from within the signal handler, is
-    replaced while the run trains. As a ``Checkpoint`` it comes after the callbacks that count.
+    It listens within its ``with`` block: what is asked while a run is being set up is done after its first step. A run
+    that has done its last step ends as it would have. Processes agree once a step by the sum of one number, so that it
+    is enough to signal one of them; a validation that is under way is finished first. Lightning's own handler, which
+    communicates from within the signal handler, is replaced while the run trains. As a ``Checkpoint`` it comes after
+    the callbacks that count.
 
     Args:
         path: of the checkpoint.
@@ -44,13 +51,21 @@ class SaveOnTerm(Checkpoint):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._asked = False
-        self._handler: Callable[..., Any] | int | None = None
+        self._before: Callable[..., Any] | int | None = None
+
+    def __enter__(self) -> SaveOnTerm:
+        """Listen."""
+        self._before = self._listen()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Give the signal back."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Listen; signals can be handled in the main thread only."""
-        self._asked = False
-        if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGTERM, self._note)
+        """Take the signal from Lightning, which has just taken it; at the end it gives back what it found."""
+        self._listen()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -64,13 +79,11 @@ class SaveOnTerm(Checkpoint):
             trainer.save_checkpoint(self.path)
             raise Interrupted(self.path, trainer.global_step)
 
-    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Give the signal back."""
-        self._leave()
-
-    def on_exception(self, trainer: lightning.Trainer, module: Any, exception: BaseException) -> None:
-        """Give the signal back."""
-        self._leave()
+    def _listen(self) -> Callable[..., Any] | int | None:
+        """Who listened so far; None where that cannot be changed: signals can be handled in the main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            return None
+        return signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, *_: Any) -> None:
         self._asked = True
@@ -81,8 +94,3 @@ class SaveOnTerm(Checkpoint):
         asked = torch.tensor(float(self._asked), device=device)
         dist.all_reduce(asked)
         return asked.item() > 0
-
-    def _leave(self) -> None:
-        if self._handler is not None:
-            signal.signal(signal.SIGTERM, self._handler)
-            self._handler = None

@@ -16,6 +16,7 @@ from torch import Tensor
 from toolkit.files import write_atomically
 from toolkit.training.board import board, tensorboard_logger
 from toolkit.training.budget import ComputeBudget
+from toolkit.training.exact_resume import validation_is_due
 
 AXES = {"": "step", "_by_tokens": "tokens", "_by_gigaflops": "gigaflops", "_by_milliseconds": "milliseconds"}
 """Suffix of a TensorBoard tag, and what its horizontal axis then counts.
@@ -63,7 +64,8 @@ class RunMetrics(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         """Declare the HParams tab's metric, the layout of the curves, and why there is no MFU."""
         if trainer.is_global_zero:
-            self._forget_after(trainer.global_step, ended=trainer.should_stop)
+            again = trainer.should_stop or validation_is_due(trainer)
+            self._forget_after(trainer.global_step, validated_again=again)
             tensorboard_logger(trainer).log_hyperparams(self.hparams, {"hp/bits_per_byte": float("nan")})
             board(trainer).add_custom_scalars(LAYOUT)
             device = trainer.strategy.root_device
@@ -105,15 +107,15 @@ class RunMetrics(lightning.Callback):
         """From the checkpoint."""
         self.seconds, self.losses = state_dict["seconds"], [tuple(row) for row in state_dict["losses"]]
 
-    def _forget_after(self, step: int, ended: bool) -> None:
+    def _forget_after(self, step: int, validated_again: bool) -> None:
         """Drop the rows a killed process wrote after the checkpoint this run goes on from.
 
-        The last validation of a run that had ended goes too: it is done again.
+        A validation of that very step goes too where it is done again, as at the end of a run that had ended.
         """
         table = self.folder / "metrics.jsonl"
 
         def stays(row: str) -> bool:
-            again = ended and "validation/bits_per_byte" in row
+            again = validated_again and "validation/bits_per_byte" in row
             return bool(json.loads(row)["step"] <= step - again)
 
         write_atomically(table, "".join(row + "\n" for row in whole_rows(table) if stays(row)))

@@ -136,7 +136,7 @@ def fit(
     precision = resolve_precision(training.precision, parallel.device)
     kept = KeptCheckpoints(folder, keep_at, training.steps)
     store, watch, lock = CheckpointStore(folder), PeerWatch(), RunLock(folder)
-    with lock, watch.naming():
+    with SaveOnTerm(store.last) as term, lock, watch.naming():
         if is_main_process() and folder.is_dir():
             lock.take()
         beginning = store.newest() or branch
@@ -159,10 +159,11 @@ def fit(
         counter = ComputeBudget(budget)
         metrics = RunMetrics(folder, counter, training.log_every, hparams or {})
         monitor = RouterMonitor(folder, training.log_every)
-        callbacks = [counter, metrics, monitor, ExactResume(), FiniteLoss(), WatchPeers(watch)]
-        callbacks += [kept, _checkpoints(folder, training), SaveOnTerm(store.last), _throughput(parallel)]
+        callbacks = [counter, metrics, monitor, FiniteLoss(), WatchPeers(watch)]
+        callbacks += [kept, _checkpoints(folder, training), term, _throughput(parallel)]
         if report is not None:
             callbacks.append(ReportProgress(report, training.steps))
+        callbacks.append(ExactResume())  # it may validate when training starts: the others have started then
         trainer = _trainer(folder, training, parallel, precision, callbacks, progress_bar, store)
         trainer.fit(module, data, ckpt_path=beginning, weights_only=True)
         trainer.save_checkpoint(store.last)  # the trained model: the last one on the clock may be minutes older

@@ -98,6 +98,28 @@ def test_a_full_disk_ends_the_run_which_goes_on_when_there_is_room(
     assert asdict(fit_in(tmp_path)) | {"seconds": 0} == unbroken[1] | {"seconds": 0}
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_validation_that_was_cut_off_is_done_when_the_run_goes_on(
+    unbroken: tuple[Path, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """Killed in it, or just after: the step's checkpoint is of before it either way."""
+
+    def killed(self: Any, trainer: Any, module: Any) -> None:
+        if trainer.global_step == 8:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.RouterMonitor, "on_validation_epoch_start", killed)
+        if ended:
+            patch.undo()
+            patch.setattr(run.ExactResume, "on_validation_end", killed, raising=False)
+        with pytest.raises(Killed):
+            fit_in(tmp_path)
+    assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 8
+    assert asdict(fit_in(tmp_path)) | {"seconds": 0} == unbroken[1] | {"seconds": 0}
+    assert metrics(tmp_path) == metrics(unbroken[0])
+
+
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     with RunLock(tmp_path / "run") as lock:
         lock.take()

@@ -16,6 +16,7 @@ from checkpoint_work import (
     load_experts,
     load_moe,
     save,
+    save_callbacks,
     save_experts,
     save_moe,
     save_stage,
@@ -116,6 +117,12 @@ def test_what_only_some_processes_have_is_joined(tmp_path: Path) -> None:
     optimizer = state["optimizer_states"][0]
     assert optimizer["param_groups"][0]["params"] == ["layer0.weight", "layer1.weight"]
     torch.testing.assert_close(optimizer["state"]["layer1.weight"]["exp_avg"], torch.full((2, 2), 0.1).double())
+
+
+def test_of_what_callbacks_keep_the_first_process_s_is_written(tmp_path: Path) -> None:
+    run_processes(2, save_callbacks, str(tmp_path / "x.ckpt"))
+    kept = read_checkpoint(tmp_path / "x.ckpt")["callbacks"]
+    assert {name: tensor.tolist() for name, tensor in kept.items()} == {"seen": [0, 0, 0], "own0": 0, "own1": 1}
 
 
 @pytest.mark.parametrize("broken", [pytest.param(0, marks=pytest.mark.slow), 1])

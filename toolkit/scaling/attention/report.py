@@ -25,6 +25,7 @@ from toolkit.scaling.document import StudyDescription, bullets, figure_section, 
 from toolkit.scaling.figures import ReportFigure
 from toolkit.scaling.laws.isoflop import finite_runs
 from toolkit.scaling.results import RunResult
+from toolkit.scaling.study_description import describe_study
 
 TITLE = "Attention at equal compute, by context"
 QUESTION = (
@@ -51,7 +52,7 @@ def write_studies_report(studies: ContextStudies, rows: RowsByContext) -> Path:
 
 def describe(studies: ContextStudies) -> StudyDescription:
     """How the studies were made, in the words of the longest context's and what the others have otherwise."""
-    each = {context: study.description(TITLE, QUESTION) for context, study in studies.by_context.items()}
+    each = {context: describe_study(study, TITLE, QUESTION) for context, study in studies.by_context.items()}
     longest = max(each)
     study, said = studies.by_context[longest], each[longest]
     sources = {description.seconds_source for description in each.values()}

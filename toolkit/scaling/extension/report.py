@@ -11,6 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from toolkit.files import write_atomically
+from toolkit.scaling import machine
 from toolkit.scaling.claims import number
 from toolkit.scaling.document import StudyDescription, bullets, figure_section, study_section
 from toolkit.scaling.extension.claims import findings, limits
@@ -29,7 +30,6 @@ from toolkit.scaling.extension.tables import (
     training_flops_apart,
 )
 from toolkit.scaling.figures import ReportFigure, save_figure
-from toolkit.scaling.study import machine
 from toolkit.training.precision import resolve_precision
 from toolkit.training.provenance import code_version
 
@@ -159,7 +159,7 @@ def _description(study: ExtensionStudy) -> StudyDescription:
         question=QUESTION,
         config=study.settings,
         corpus=(*corpus.report.summary().splitlines(), f"hash {corpus.digest[:16]}"),
-        machine=f"{machine()}; one run at a time, threads {study.threads}, {study.parallel.device}",
+        machine=f"{machine.describe()}; one run at a time, threads {study.threads}, {study.parallel.device}",
         precision=resolve_precision(study.training.precision, study.parallel.device),
         conventions=(
             "FLOPs are training FLOPs in the `exact` convention at the run's own context: matrix products only, over "

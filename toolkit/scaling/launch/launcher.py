@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 from toolkit.scaling.plan import PlannedRun
+from toolkit.training.interruption import Interrupted
 
 LAUNCHERS = ("local", "slurm")
 
@@ -57,9 +58,14 @@ class Launcher(Protocol):
 
 @contextmanager
 def named(run: PlannedRun) -> Iterator[None]:
-    """Say which run failed: by now its settings have been checked, so that it is no user's error."""
+    """Say which run failed: by now its settings have been checked, so that it is no user's error.
+
+    One that was asked to end, and has saved, has not failed: the process ends with its code.
+    """
     try:
         yield
+    except Interrupted:
+        raise
     except SystemExit:  # how Lightning passes on Ctrl-C
         raise KeyboardInterrupt from None
     except Exception as error:

@@ -13,13 +13,13 @@ from toolkit.attention.patterns import Pattern
 from toolkit.attention.selection import parse_sparsity
 from toolkit.checks import require
 from toolkit.files import write_atomically
+from toolkit.scaling import machine
 from toolkit.scaling.claims import number
 from toolkit.scaling.document import StudyDescription, bullets, figure_section, markdown_table, study_section
 from toolkit.scaling.reach.arms import Reach, ReachArm, arm_reach
 from toolkit.scaling.reach.figures import plot_reach
 from toolkit.scaling.reach.study import ReachStudy
 from toolkit.scaling.reach.table import ReachRow
-from toolkit.scaling.study import machine
 from toolkit.training.provenance import code_version
 
 TITLE = "What each attention pattern can reach"
@@ -179,7 +179,7 @@ def _description(study: ReachStudy) -> StudyDescription:
         question=QUESTION,
         config=study.settings,
         corpus=(f"`{study.task.training}`",),
-        machine=f"{machine()}; {study.workers} runs at once, a thread each",
+        machine=f"{machine.describe()}; {study.workers} runs at once, a thread each",
         precision="32-true",
         conventions=(
             f"{number(study.flops)} training FLOPs a run in the `exact` convention: matrix products only, over visible "

@@ -25,6 +25,7 @@ from toolkit.scaling.routing.arms import RoutingArms
 from toolkit.scaling.routing.figures import plot_balance, plot_losses
 from toolkit.scaling.routing.tables import arms_table, health_table, loss_table
 from toolkit.scaling.study import Study
+from toolkit.scaling.study_description import describe_study
 
 TITLE = "Routers and balance methods at equal compute"
 QUESTION = (
@@ -43,7 +44,7 @@ def write_study_report(study: Study, rows: Sequence[RunResult]) -> Path:
     shape = study.shape
     assert isinstance(shape, RoutingArms)
     courses = {row.run: router_course(study.folder.run(row.run)) for row in rows}
-    description = replace(study.description(TITLE, QUESTION), baseline=shape.baseline)
+    description = replace(describe_study(study, TITLE, QUESTION), baseline=shape.baseline)
     return write_routing_report(study.folder.path, rows, courses, shape, description)
 
 

@@ -14,6 +14,7 @@ from toolkit.parallel import is_main_process
 from toolkit.scaling.claims import number
 from toolkit.scaling.cli import conclude, make_study, parse_settings, study_console, study_parser
 from toolkit.scaling.plan import ModelShape
+from toolkit.scaling.plan_table import print_plan
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.sparsity.prediction import NextBudget, Tested
 from toolkit.scaling.sparsity.search import FoundRate
@@ -90,11 +91,11 @@ def _announce(study: SparsityStudy, console: Console, dry_run: bool) -> None:
     console.print(f"Reading the corpus, and timing a few throw-away steps of {len(runs)} runs' models ...")
     study.require_steps()
     if dry_run:
-        base.print_plan(console, base.trial_seconds(runs), runs)
+        print_plan(base, console, base.trial_seconds(runs), runs)
     else:
         base.claim_folder()
         with base.folder.alone() if is_main_process() else nullcontext():
-            base.print_plan(console, base.step_seconds(runs), runs)
+            print_plan(base, console, base.step_seconds(runs), runs)
     following = study.next_budget
     if following is not None:
         count = len(study.next_families) * following.seeds

@@ -17,6 +17,7 @@ from toolkit.scaling.results import RunResult
 from toolkit.scaling.sparsity import sections
 from toolkit.scaling.sparsity.cli import Findings
 from toolkit.scaling.sparsity.costs import Projection, family_costs, project
+from toolkit.scaling.study_description import describe_study
 
 TITLE = "Dense against sparse at equal compute"
 QUESTION = (
@@ -38,7 +39,7 @@ def write_sparsity_report(found: Findings) -> Path:
     finite, baseline = finite_runs(found.rows)[0], study.laws.baseline
     require(bool(finite), "rows", f"{len(found.rows)} runs", "at least one that ended with a finite loss")
     multipliers = study_multipliers(finite, baseline)
-    description = study.base.description(TITLE, QUESTION)
+    description = describe_study(study.base, TITLE, QUESTION)
     figures = sparsity_figures(found, multipliers, description.command)
     exponents, not_fitted = _exponents(finite, baseline, study.base.grid.branch)
     path = write_report(

@@ -21,6 +21,9 @@ from toolkit.training.checkpoints.tree import merged, put_together, take_apart
 REST = "rest.pt"
 """A folder's file with all that is no tensor: read with ``weights_only=True``."""
 
+STATES = ("state_dict", "optimizer_states")
+"""Keys, as Lightning has them, of what is the same in every process that has it."""
+
 
 def write_checkpoint(
     state: Mapping[str, Any], path: Path, *, before: Path | None = None, sharded: bool = False
@@ -32,8 +35,8 @@ def write_checkpoint(
         path: of the checkpoint.
         before: the name that what ``path`` was so far takes.
         sharded: write a folder. A collective call: of each DTensor every process writes its own shards, of a plain
-            tensor that several have one does, and what only some processes have (layers of a pipeline's stages) is
-            joined. False: write a file, in this process alone.
+            tensor that several have one does (outside of ``STATES`` the first), and what only some processes have
+            (layers of a pipeline's stages) is joined. False: write a file, in this process alone.
 
     Raises:
         OSError: if it could not be written, in every process; ``path`` is then what it was.
@@ -115,13 +118,28 @@ def _write_folder(state: Mapping[str, Any], temporary: Path, take_name: Callable
     rest, tensors = take_apart(dict(state))
     try:
         _together(lambda: _fresh(temporary), only_first=True)
-        save_shards({name: tensor.detach() for name, tensor in tensors.items()}, temporary)
+        save_shards({name: tensor.detach() for name, tensor in _own(tensors).items()}, temporary)
         rests: list[Any] = _gathered(rest)
         digests = _gathered(_together(lambda: _own_digests(temporary)))
         _together(lambda: _finish(temporary, rests, digests, take_name), only_first=True)
     finally:
         if _rank() == 0:
             remove(temporary)
+
+
+def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what a process before this one has too.
+
+    Of copies torch chooses one by how much each process writes; those that callbacks keep may differ, as the rest does,
+    which is the first process's.
+    """
+    unlike = {name for name, tensor in tensors.items() if _may_differ(name, tensor)}
+    before = set[str]().union(*_gathered(unlike)[: _rank()])
+    return {name: tensor for name, tensor in tensors.items() if name not in before}
+
+
+def _may_differ(name: str, tensor: Tensor) -> bool:
+    return not isinstance(tensor, DTensor) and name.split("/", maxsplit=1)[0] not in STATES
 
 
 def _fresh(folder: Path) -> None:

@@ -17,11 +17,8 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from toolkit.parallel.tensor.row_order import RowOrder, row_orders
-from toolkit.training.checkpoints.folder import load_checkpoint_into
+from toolkit.training.checkpoints.folder import STATES, load_checkpoint_into
 from toolkit.training.checkpoints.tree import put_together, take_apart
-
-STATES = ("state_dict", "optimizer_states")
-"""The keys, as Lightning has them."""
 
 
 def portable_state(module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
