@@ -68,7 +68,9 @@ class FiniteLoss(lightning.Callback):
         with trainer.precision_plugin.forward_context():
             layer = first_bad_layer(module.passes, batches)
         own = _words(float(module.last_loss), layer, last_bad_gradient(module))
-        words = [f"rank {rank}: {found}" for rank, found in enumerate(_from_all(own)) if found]
+        everyone = list(enumerate(_from_all((bool(layer), own))))
+        begun = [each for each in everyone if each[1][0]] or everyone  # the others' gradients follow from a bad layer
+        words = [f"rank {rank}: {found}" for rank, (_, found) in begun if found]
         raise NotFiniteError(trainer.global_step + 1, "; ".join(words))
 
 

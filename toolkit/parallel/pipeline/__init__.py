@@ -17,7 +17,6 @@ same::
         update_balancers(trainer.decoder)
 """
 
-from toolkit.parallel.micro_batches import SCHEDULES
 from toolkit.parallel.pipeline.balance import layer_costs, split_layers
 from toolkit.parallel.pipeline.gather import gather_stages
 from toolkit.parallel.pipeline.losses import carry_loss, count_losses
@@ -26,7 +25,6 @@ from toolkit.parallel.pipeline.stage import DecoderStage, keep_layers
 from toolkit.parallel.pipeline.trainer import PipelineLosses, PipelineTrainer, require_alone, token_loss
 
 __all__ = [
-    "SCHEDULES",
     "DecoderStage",
     "PipelineLosses",
     "PipelineTrainer",
