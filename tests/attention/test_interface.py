@@ -115,6 +115,31 @@ def test_dropout_is_drawn_from_torchs_generator() -> None:
     assert torch.equal(attention(q, k, v, dropout_p=0.0), attention(q, k, v))
 
 
+@pytest.mark.parametrize("backend", ["blockwise", "reference"])
+def test_some_of_the_heads_drop_what_they_would_among_all(backend: str) -> None:
+    q, k, v = draw(37, 41, heads=6, kv_heads=3)
+    settings = {"dropout_p": 0.3, "dropout_seed": torch.tensor([2**40 + 5]), "backend": backend}
+    for pattern in (Causal(), Causal() & DilatedWindow(3, 2)):
+        whole = attention(q, k, v, pattern, **settings)
+        mine = [x[:, first:].detach().requires_grad_() for x, first in ((q, 2), (k, 1), (v, 1))]
+        part = attention(*mine, pattern, first_head=2, **settings)
+        torch.testing.assert_close(part, whole[:, 2:], rtol=0, atol=1e-12)
+        ours, all_heads = torch.autograd.grad(part.sin().sum(), mine), torch.autograd.grad(whole.sin().sum(), (q, k, v))
+        for one, other, first in zip(ours, all_heads, (2, 1, 1), strict=True):
+            torch.testing.assert_close(one, other[:, first:], rtol=0, atol=1e-12)
+
+
+def test_a_seed_that_is_given_draws_none() -> None:
+    q, k, v = draw(20, 20)
+    torch.manual_seed(3)
+    drawn = attention(q, k, v, dropout_p=0.5)
+    torch.manual_seed(3)
+    seed = torch.randint(2**63 - 1, (1,))
+    state = torch.get_rng_state()
+    assert torch.equal(attention(q, k, v, dropout_p=0.5, dropout_seed=seed), drawn)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_rows_that_see_nothing_may_lie_between_others_in_every_dtype(dtype: torch.dtype) -> None:
     q, k, v = draw(6, 6, dtype=dtype)
@@ -260,6 +285,9 @@ def test_dtypes_and_devices_that_do_not_fit_are_named() -> None:
         ({"q_start": 1.5}, r"q_start=1\.5"),
         ({"dropout_p": 1.0}, r"dropout_p=1\.0"),
         ({"dropout_p": -0.1}, r"dropout_p=-0\.1"),
+        ({"first_head": -1}, "first_head=-1: it must be 0 or more"),
+        ({"dropout_seed": torch.tensor([3])}, r"dropout_seed='torch.int64 \(1,\) on cpu': it must be None where drop"),
+        ({"dropout_p": 0.1, "dropout_seed": torch.tensor(3)}, r"dropout_seed='torch.int64 \(\) on cpu': it must"),
         ({"sink_logits": torch.zeros(3)}, r"sink_logits\.shape=\(3,\).*\(4,\)"),
         ({"alibi_slopes": torch.zeros(4, dtype=torch.int64)}, r"alibi_slopes\.dtype=torch\.int64"),
         ({"alibi_slopes": torch.zeros(4, requires_grad=True)}, r"alibi_slopes\.requires_grad=True"),

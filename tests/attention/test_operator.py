@@ -42,7 +42,7 @@ def arguments(pattern: Pattern, dropout_p: float = 0.0, dtype: torch.dtype = tor
     q, k, v = draw(23, 23, value_dim=6, dtype=dtype)
     text, tensors = encode(pattern)
     sinks, slopes = torch.zeros(4, requires_grad=True), torch.full((4,), 0.1)
-    return q, k, v, sinks, slopes, torch.tensor([5]), tensors, text, 0, 0, 0.3, 2.0, dropout_p, "blockwise"
+    return q, k, v, sinks, slopes, torch.tensor([5]), tensors, text, 0, 0, 0.3, 2.0, dropout_p, 3, "blockwise"
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
@@ -54,7 +54,7 @@ def test_opcheck_passes(pattern: Pattern) -> None:
     torch.library.opcheck(
         attention_backward_operator, (torch.ones_like(out), torch.ones_like(lse), q, k, v, out, lse, *rest)
     )
-    no_sink = (q.requires_grad_(), k, v, None, None, None, *rest[3:-2], 0.0, "blockwise")
+    no_sink = (q.requires_grad_(), k, v, None, None, None, *rest[3:-3], 0.0, 0, "blockwise")
     torch.library.opcheck(attention_operator, no_sink)
 
 

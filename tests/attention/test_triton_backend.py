@@ -34,7 +34,7 @@ patterns = [
 ]
 q, k, v = draw(37, 41)
 sinks = torch.randn(4, requires_grad=True)
-settings = dict(softcap=2.0, sink_logits=sinks, alibi_slopes=torch.rand(4), dropout_p=0.3)
+settings = dict(softcap=2.0, sink_logits=sinks, alibi_slopes=torch.rand(4), dropout_p=0.3, first_head=5)
 for pattern in patterns:
     found = []
     for backend in ("triton", "reference"):
@@ -50,7 +50,7 @@ COMPILE = """
 q, k, v = draw(9, 9, batch=1)
 pattern = Causal() & (SlidingWindow(5) | Sinks(2))
 text, tensors = encode(pattern)
-given = q, k, v, None, None, None, tensors, text, 0, 0, 0.3, 0.0, 0.0, "triton"
+given = q, k, v, None, None, None, tensors, text, 0, 0, 0.3, 0.0, 0.0, 0, "triton"
 torch.library.opcheck(attention_operator, given)
 kernels = lambda q, k, v: attention(q, k, v, pattern, backend="triton")
 textbook = lambda q, k, v: attention(q, k, v, pattern, backend="reference")

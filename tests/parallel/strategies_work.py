@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
@@ -15,8 +16,9 @@ BALANCED = "TopKRouter(score='sigmoid', balancer=BiasBalancer())"
 def decoder(kind: str, **changes: Any) -> DecoderConfig:
     """A small decoder, a dense layer and one of ``kind``.
 
-    ``"moe"`` has every part a MoE can have, ``"biased"`` loss-free balance and experts without computation, ``"soft"``
-    and ``"choosing"`` are soft slots and expert choice.
+    ``"dropout"`` drops attention weights in the second layer, ``"moe"`` has every part a MoE can have, ``"biased"``
+    loss-free balance and experts without computation, ``"soft"`` and ``"choosing"`` are soft slots and expert
+    choice.
     """
     dense = BlockConfig(ATTENTION, FeedForwardConfig(hidden_dim=24, bias=True))
     moe = MoEConfig(hidden_dim=8, num_experts=4, top_k=2, shared_experts=1, shared_gate=True, bias=True)
@@ -25,6 +27,7 @@ def decoder(kind: str, **changes: Any) -> DecoderConfig:
     choosing = MoEConfig(hidden_dim=8, num_experts=4, top_k=2, router="ExpertChoiceRouter()", causal=False)
     second = {
         "dense": BlockConfig(ATTENTION, FeedForwardConfig(hidden_dim=16, activation="relu2")),
+        "dropout": BlockConfig(replace(ATTENTION, dropout_p=0.2), FeedForwardConfig(hidden_dim=16)),
         "moe": BlockConfig(ATTENTION, moe),
         "biased": BlockConfig(ATTENTION, biased),
         "soft": BlockConfig(ATTENTION, soft),

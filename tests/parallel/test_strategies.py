@@ -63,6 +63,15 @@ def test_two_processes_are_one(kind: str) -> None:
     assert_same(PAIRS.values(), torch.float64, (kind,))
 
 
+def test_processes_that_share_heads_or_tokens_drop_what_one_drops() -> None:
+    assert_same((PAIRS["tensor"], CONTEXT), torch.float64, ("dropout",))
+
+
+@pytest.mark.slow
+def test_processes_that_share_heads_and_tokens_drop_what_one_drops() -> None:
+    assert_same((FOURS["context + tensor"],), torch.float64, ("dropout",))
+
+
 def test_two_processes_share_experts() -> None:
     assert_same(EXPERTS.values(), torch.float64, ("moe", "biased"))
 

@@ -35,7 +35,6 @@ def test_all_matrices_but_routers_are_shared_evenly(kind: str) -> None:
     [
         ({"heads": 4, "kv_heads": 2}, "heads=4: it must be a multiple of tensor=3: 4 / 3 is not whole"),
         ({"heads": 6, "kv_heads": 2}, "key_heads=2: it must be a multiple of tensor=3: 2 / 3 is not whole"),
-        ({"heads": 3, "dropout_p": 0.1}, "dropout_p=0.1: it must be 0 with tensor=3"),
         ({"heads": 3, "pattern": "NativeSparse()"}, "a fixed pattern without global_projections"),
         ({"heads": 3, "pattern": "PerHead([Causal(), Full(), Causal()])"}, "the same for every head with tensor=3"),
     ],

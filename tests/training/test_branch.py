@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_cases import DENSE, WINDOWS, budget, corpus, metrics, training
 
 from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, MoEConfig
-from toolkit.training import Fitted, TrainingConfig, fit, run
+from toolkit.training import Fitted, TrainingConfig, beginning, fit, run
 from toolkit.training.branch import Branch, checkpoint_of
 from toolkit.training.checkpoints import CheckpointStore
 from toolkit.training.progress import ReportProgress
@@ -273,11 +273,12 @@ def test_every_process_refuses_and_only_the_main_one_writes(
     trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that found nothing wrong would wait for those that did."""
-    monkeypatch.setattr(run, "is_main_process", lambda: False)
+    for module in (run, beginning):
+        monkeypatch.setattr(module, "is_main_process", lambda: False)
     with pytest.raises(ValueError, match="seed=1: it must be 0, as in the trunk"):
         fit_in(tmp_path / "run", replace(TRUNK, steps=40, seed=1), branch=checkpoint_of(trunk, 30))
     folder = tmp_path / "run"
-    run._begin(CheckpointStore(folder), RunLock(folder), TRUNK, {}, None)
+    beginning.begin(CheckpointStore(folder), RunLock(folder), TRUNK, {}, None)
     assert not (tmp_path / "run").exists()
 
 

@@ -71,7 +71,7 @@ class Spoil(lightning.Callback):
 def test_a_run_stops_and_its_last_checkpoint_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, where: str
 ) -> None:
-    monkeypatch.setattr(run, "_throughput", lambda *_: Spoil(what))
+    monkeypatch.setattr(run, "throughput", lambda *_: Spoil(what))
     with pytest.raises(FloatingPointError, match=rf"^step 4 is not finite: {where}"):
         fit(WHOLE, CONFIG, corpus(), tmp_path, budget(CONFIG, WHOLE), validation_count=4)
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)

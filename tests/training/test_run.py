@@ -17,7 +17,16 @@ from training_cases import MODEL, WINDOWS, budget, corpus, metrics, training
 
 from toolkit.models import Decoder
 from toolkit.routing.finite import DivergedError
-from toolkit.training import Fitted, LanguageModel, TrainingConfig, fit, next_token_nll, run, training_loss
+from toolkit.training import (
+    Fitted,
+    LanguageModel,
+    TrainingConfig,
+    beginning,
+    fit,
+    next_token_nll,
+    run,
+    training_loss,
+)
 from toolkit.training.config import OF_NO_STEP
 from toolkit.training.health import NotFiniteError
 from toolkit.training.progress import ReportProgress
@@ -301,7 +310,7 @@ def test_the_trained_model_is_in_the_last_checkpoint(tmp_path: Path, monkeypatch
     def once(folder: Path, config: TrainingConfig) -> ModelCheckpoint:
         return ModelCheckpoint(folder / "checkpoints", every_n_train_steps=config.steps // 2 + 1, save_last=True)
 
-    monkeypatch.setattr(run, "_checkpoints", once)
+    monkeypatch.setattr(run, "clock_checkpoints", once)
     fit_in(tmp_path / "run")
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == CONFIG.steps
@@ -332,7 +341,8 @@ def test_a_run_does_not_go_on_with_other_settings(
     cut: Path, monkeypatch: pytest.MonkeyPatch, name: str, main: bool
 ) -> None:
     assert set(OTHER_TRAINING) | set(OF_NO_STEP) == {field.name for field in fields(TrainingConfig)}
-    monkeypatch.setattr(run, "is_main_process", lambda: main)
+    for module in (run, beginning):
+        monkeypatch.setattr(module, "is_main_process", lambda: main)
     before = (cut / "run.json").read_bytes(), (cut / "metrics.jsonl").read_bytes()
     other = training(**{name: OTHER_TRAINING[name]})
     with pytest.raises(ValueError, match=f"^{name}=.* or another folder$"):

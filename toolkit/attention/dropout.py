@@ -35,6 +35,11 @@ def keep_mask(seed: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Ten
     return lanes.gather(-1, (key % 4).expand(lanes.shape[:-1])[..., None])[..., 0]
 
 
+def draw_seed(device: torch.device) -> Tensor:
+    """A seed from torch's generator for the device: int64 (1,)."""
+    return torch.randint(2**63 - 1, (1,), device=device)
+
+
 def philox(seed: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor) -> Words:
     """Philox4x32-10 in 64-bit integers: four words of 32 random bits for each counter.
 

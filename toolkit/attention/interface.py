@@ -8,6 +8,8 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from toolkit.attention.dropout import draw_seed
+from toolkit.attention.inputs import check_inputs
 from toolkit.attention.operator import attention_operator
 from toolkit.attention.parse import encode
 from toolkit.attention.patterns import Causal, Pattern
@@ -32,6 +34,8 @@ def attention(
     sink_logits: Tensor | None = ...,
     alibi_slopes: Tensor | None = ...,
     dropout_p: float = ...,
+    dropout_seed: Tensor | None = ...,
+    first_head: int = ...,
     return_lse: Literal[False] = ...,
     q_start: int | None = ...,
     kv_start: int = ...,
@@ -49,6 +53,8 @@ def attention(
     sink_logits: Tensor | None = ...,
     alibi_slopes: Tensor | None = ...,
     dropout_p: float = ...,
+    dropout_seed: Tensor | None = ...,
+    first_head: int = ...,
     return_lse: Literal[True],
     q_start: int | None = ...,
     kv_start: int = ...,
@@ -65,6 +71,8 @@ def attention(
     sink_logits: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     dropout_p: float = 0.0,
+    dropout_seed: Tensor | None = None,
+    first_head: int = 0,
     return_lse: bool = False,
     q_start: int | None = None,
     kv_start: int = 0,
@@ -85,9 +93,11 @@ def attention(
         sink_logits: (heads,) floating-point: a logit that joins each row's denominator and nothing else;
             differentiable.
         alibi_slopes: (heads,): slope * abs(i - j) is taken from the scores; constants.
-        dropout_p: chance in [0, 1) that a weight is dropped, the others scaled by 1 / (1 - dropout_p). Its
-            seed is drawn from torch's generator; with it, positions, head and batch row decide each
-            weight, on every backend alike.
+        dropout_p: chance in [0, 1) that a weight is dropped, the others scaled by 1 / (1 - dropout_p).
+            A seed, positions, head and batch row decide each weight, on every backend alike.
+        dropout_seed: int64 (1,) on q's device, the seed; by default one is drawn from torch's generator.
+        first_head: number of q's first head among all the heads, by which dropout counts: above 0 where a
+            process has some of them only, and is to drop what one process with all of them would.
         return_lse: also return lse (batch, heads, q_len): the natural logarithm of each row's sum of
             exponentials, sink included, differentiable, fp32 (fp64 for fp64); -inf for a row that sees no
             key and has no sink.
@@ -108,16 +118,27 @@ def attention(
     >>> attention(q, kv, kv, Causal()).shape
     torch.Size([1, 4, 8, 16])
     """
-    _check_tensors(q, k, v)
-    _check_scoring(q, softcap, sink_logits, alibi_slopes, dropout_p)
-    q_start = _check_pattern(pattern, q, k, q_start, kv_start)
+    check_inputs(
+        q,
+        k,
+        v,
+        pattern,
+        softcap=softcap,
+        sink_logits=sink_logits,
+        alibi_slopes=alibi_slopes,
+        dropout_p=dropout_p,
+        dropout_seed=dropout_seed,
+        first_head=first_head,
+    )
+    q_start = first_position(pattern, q.shape[2], k.shape[2], q_start, kv_start)
     backend = _chosen(backend, q.device)
-    seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p else None
+    if dropout_p and dropout_seed is None:
+        dropout_seed = draw_seed(q.device)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if alibi_slopes is not None:
         alibi_slopes = alibi_slopes.float()
     if backend == "reference":
-        scoring = Scoring(scale, softcap or 0.0, alibi_slopes, sink_logits, dropout_p, seed)
+        scoring = Scoring(scale, softcap or 0.0, alibi_slopes, sink_logits, dropout_p, dropout_seed, first_head)
         out, lse = reference_attention(q, k, v, pattern, scoring, q_start, kv_start)
     else:
         text, tensors = encode(pattern)
@@ -127,7 +148,7 @@ def attention(
             v,
             sink_logits,
             alibi_slopes,
-            seed,
+            dropout_seed,
             tensors,
             text,
             q_start,
@@ -135,6 +156,7 @@ def attention(
             scale,
             softcap or 0.0,
             dropout_p,
+            first_head,
             backend,
         )
     return (out, lse) if return_lse else out
@@ -154,40 +176,3 @@ def _chosen(backend: str, device: torch.device) -> str:
             "are imported; on the CPU use backend='blockwise' or 'auto'"
         )
     return backend
-
-
-def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        require(tensor.ndim == 4, f"{name}.shape", tuple(tensor.shape), "(batch, heads, length, head_dim)")
-        require(tensor.is_floating_point(), f"{name}.dtype", tensor.dtype, "a floating-point type")
-        require(tensor.dtype == q.dtype, f"{name}.dtype", tensor.dtype, f"q's, {q.dtype}")
-        require(tensor.device == q.device, f"{name}.device", tensor.device, f"q's, {q.device}")
-        require(tensor.shape[0] == q.shape[0], f"{name} batch", tensor.shape[0], f"q's, {q.shape[0]}")
-    require(k.shape[1:3] == v.shape[1:3], "v (kv_heads, kv_len)", tuple(v.shape[1:3]), f"k's, {tuple(k.shape[1:3])}")
-    require(k.shape[3] == q.shape[3], "k head_dim", k.shape[3], f"q's, {q.shape[3]}")
-    require(q.shape[3] > 0 and k.shape[1] > 0, "k.shape", tuple(k.shape), "of at least one kv_head and head_dim")
-    require(q.shape[1] % k.shape[1] == 0, "kv_heads", k.shape[1], f"a divisor of heads={q.shape[1]}")
-
-
-def _check_scoring(
-    q: Tensor, softcap: float | None, sink_logits: Tensor | None, alibi_slopes: Tensor | None, dropout_p: float
-) -> None:
-    require(softcap is None or 0 <= softcap < float("inf"), "softcap", softcap, "positive, or None for none")
-    require(0.0 <= dropout_p < 1.0, "dropout_p", dropout_p, "at least 0 and below 1")
-    for name, tensor in (("sink_logits", sink_logits), ("alibi_slopes", alibi_slopes)):
-        if tensor is not None:
-            require(tensor.shape == q.shape[1:2], f"{name}.shape", tuple(tensor.shape), f"(heads,) = ({q.shape[1]},)")
-            require(tensor.is_floating_point(), f"{name}.dtype", tensor.dtype, "a floating-point type")
-            require(tensor.device == q.device, f"{name}.device", tensor.device, f"q's, {q.device}")
-    learned = alibi_slopes is not None and alibi_slopes.requires_grad
-    require(not learned, "alibi_slopes.requires_grad", learned, "False: the slopes are constants and get no gradient")
-
-
-def _check_pattern(pattern: Pattern, q: Tensor, k: Tensor, q_start: int | None, kv_start: int) -> int:
-    """The first query's position, once everything about the pattern fits."""
-    require(isinstance(pattern, Pattern), "pattern", pattern, "a pattern, such as Causal()")
-    require(pattern.device in (None, q.device), "pattern device", pattern.device, f"q's, {q.device}")
-    for axis, name in enumerate(("batch", "heads")):
-        own, given = pattern.planes[axis], q.shape[axis]
-        require(own in (1, given), f"pattern {name}", own, f"1 or q's, {given}")
-    return first_position(pattern, q.shape[2], k.shape[2], q_start, kv_start)

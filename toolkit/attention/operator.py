@@ -78,6 +78,7 @@ def attention_operator(
     scale: float,
     softcap: float,
     dropout_p: float,
+    first_head: int,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """out (batch, heads, q_len, value_dim) and lse (batch, heads, q_len), over the pairs ``pattern`` sees.
@@ -86,7 +87,7 @@ def attention_operator(
     kv_len, value_dim). ``pattern`` and ``tensors`` are what :func:`toolkit.attention.parse.encode` makes of
     a pattern; the rest is as in :class:`toolkit.attention.scoring.Scoring`.
     """
-    scoring = Scoring(scale, softcap, alibi_slopes, sink_logits, dropout_p, seed)
+    scoring = Scoring(scale, softcap, alibi_slopes, sink_logits, dropout_p, seed, first_head)
     passes = _passes(pattern, tensors, q, k, q_start, kv_start)
     return backend_module(backend).forward(q, k, v, passes, scoring, q_start, kv_start)
 
@@ -116,10 +117,11 @@ def attention_backward_operator(
     scale: float,
     softcap: float,
     dropout_p: float,
+    first_head: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of q, k, v and the sink logits (of no elements where there are none)."""
-    scoring = Scoring(scale, softcap, alibi_slopes, sink_logits, dropout_p, seed)
+    scoring = Scoring(scale, softcap, alibi_slopes, sink_logits, dropout_p, seed, first_head)
     passes = _passes(pattern, tensors, q, k, q_start, kv_start)
     dq, dk, dv, d_sink = backend_module(backend).backward(
         d_out, d_lse, q, k, v, out, lse, passes, scoring, q_start, kv_start

@@ -69,6 +69,7 @@ def _dropped(weights: Tensor, scoring: Scoring, query: Tensor, key: Tensor) -> T
         return weights
     assert scoring.seed is not None, "dropout needs a seed"
     batch, head = (torch.arange(size, device=weights.device) for size in weights.shape[:2])
+    head = scoring.first_head + head
     keep = keep_mask(
         scoring.seed, batch[:, None, None, None], head[:, None, None], query[:, None], key, scoring.dropout_p
     )

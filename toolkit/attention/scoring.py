@@ -23,6 +23,8 @@ class Scoring:
             log-sum-exp includes them. gpt-oss (arXiv 2508.10925), section 2.
         dropout_p: chance that a weight is dropped after normalisation; the log-sum-exp knows nothing of it.
         seed: one int64, on the device: with batch row, head and absolute positions it decides each weight.
+        first_head: number of the first query head among all heads, by which dropout counts: above 0 where only some
+            of the heads are here.
     """
 
     scale: float
@@ -31,3 +33,4 @@ class Scoring:
     sink_logits: Tensor | None = None
     dropout_p: float = 0.0
     seed: Tensor | None = None
+    first_head: int = 0

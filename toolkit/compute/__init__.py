@@ -1,10 +1,11 @@
-"""Parameters, FLOPs and memory: closed forms, checked against measurement."""
+"""Parameters, FLOPs, memory and bytes sent: closed forms, checked against measurement."""
 
 from toolkit.compute import formulas as formulas
 from toolkit.compute.cost import CONVENTIONS, Cost, cost
 from toolkit.compute.measure import Measured, measure
 from toolkit.compute.memory import Memory, memory
 from toolkit.compute.roofline import DEVICES, Roofline, roofline
+from toolkit.compute.traffic import Traffic, traffic
 
 __all__ = [
     "CONVENTIONS",
@@ -13,8 +14,10 @@ __all__ = [
     "Measured",
     "Memory",
     "Roofline",
+    "Traffic",
     "cost",
     "measure",
     "memory",
     "roofline",
+    "traffic",
 ]

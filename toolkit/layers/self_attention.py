@@ -51,6 +51,12 @@ class SelfAttention(nn.Module):
         attend: the function that computes the attention, :func:`toolkit.attention.attention` by
             default: the seam where a parallel or counting form is put in.
 
+    Attributes:
+        first_head: number of the first query head among all of the layer's: above 0 where a process has some of them,
+            and then also the sizes ``heads``, ``kv_heads`` and ``key_heads`` are its own.
+        shared_seed: what draws dropout's seed on a device, where several processes must drop the same weights; None:
+            ``attend`` does.
+
     Raises:
         ValueError: if a size is not positive, ``heads`` is no multiple of ``kv_heads``, ``dim`` no multiple
             of ``heads`` where head_dim is not given, or a setting does not go with the pattern.
@@ -92,6 +98,8 @@ class SelfAttention(nn.Module):
         self.pattern = Causal() if pattern is None else pattern
         self.rope, self.attend = rope, attend
         self.softcap, self.dropout_p = softcap, dropout_p
+        self.first_head = 0
+        self.shared_seed: Callable[[torch.device], Tensor] | None = None
         self.key_heads = kv_heads * (3 if isinstance(pattern, NativeSparse) and pattern.separate_kv else 1)
         self.qkv_proj = nn.Parameter(torch.empty((heads + 2 * self.key_heads) * head_dim, dim))
         self.o_proj = nn.Parameter(torch.empty(dim, heads * head_dim))
@@ -161,7 +169,7 @@ class SelfAttention(nn.Module):
         if later:
             segments = tuple(self._rotated(segment, length) for segment in segments)
         kept_apart = {} if documents is None else {"documents": documents}
-        out = self.core(x, q, segments, self.attend, **kept_apart, **self._scoring())
+        out = self.core(x, q, segments, self.attend, **kept_apart, **self._scoring(), **self._dropout(x.device))
         return F.linear(rearrange(out, "b h n d -> b n (h d)"), self.o_proj)
 
     def _check(self, x: Tensor, cache: KeyValueCache | None, sequences: Sequences) -> None:
@@ -220,9 +228,19 @@ class SelfAttention(nn.Module):
             "scale": None if multiplier == 1.0 else multiplier * self.head_dim**-0.5,
             "softcap": self.softcap,
             "sink_logits": self.sink_logits,
-            "dropout_p": self.dropout_p if self.training and self.dropout_p else None,
         }
         return {name: value for name, value in settings.items() if value is not None}
+
+    def _dropout(self, device: torch.device) -> dict[str, Any]:
+        """The settings of ``attend`` that say which weights are dropped."""
+        if not (self.training and self.dropout_p):
+            return {}
+        settings: dict[str, Any] = {"dropout_p": self.dropout_p}
+        if self.first_head:
+            settings["first_head"] = self.first_head
+        if self.shared_seed is not None:
+            settings["dropout_seed"] = self.shared_seed(device)
+        return settings
 
     def work(self, seq_len: int) -> list[Work]:
         """The projections, and what attends."""

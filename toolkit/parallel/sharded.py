@@ -12,6 +12,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 
 from toolkit.models import Decoder
 from toolkit.parallel.config import ParallelConfig
+from toolkit.parallel.traffic import SHARES
 
 
 def shard_layers(
@@ -43,6 +44,31 @@ def shard_layers(
         fully_shard(block, reshard_after_forward=config.zero == 3, **settings)
     # What the root holds is needed first in the backward pass: it is not given back in between.
     fully_shard(decoder, reshard_after_forward=False, **settings)
+
+
+def sharded_bytes(
+    layers: int, others: int, *, processes: int, copies: int = 1, zero: int = 3, gather_itemsize: int = 4
+) -> dict[str, float]:
+    """What each process sends in a training step of :func:`shard_layers`, by the collective; gradients are in fp32.
+
+    Each gathers its part of a layer before the forward, and with ``zero=3`` before the backward again; it scatters the
+    sums of gradients, and averages its own part over the copies.
+
+    Args:
+        layers: numbers that a process keeps of the layers' parameters; it sends as many as the one with the most rows.
+        others: of the embedding, last norm and head.
+        processes: that a copy is cut over.
+        copies: of what is cut.
+        zero, gather_itemsize: see ``ParallelConfig``; bytes of a gathered number.
+
+    Source: Rajbhandari et al. 2020 (arXiv 1910.02054), section 7.
+    """
+    gathers = 2 if zero == 3 else 1
+    return {
+        "all_gather": SHARES["all_gather"](processes) * gather_itemsize * (gathers * layers + others),
+        "reduce_scatter": SHARES["reduce_scatter"](processes) * 4 * processes * (layers + others),
+        "all_reduce": SHARES["all_reduce"](copies) * 4 * (layers + others),
+    }
 
 
 def reshard(model: nn.Module) -> None:

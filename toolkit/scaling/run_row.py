@@ -12,12 +12,12 @@ from toolkit.scaling.plan import PlannedRun
 from toolkit.scaling.results import RunResult
 
 if TYPE_CHECKING:
-    from toolkit.training.run import Fitted
+    from toolkit.training.fitted import Fitted
 
 
 def until_diverged(run: PlannedRun, steps: int, seconds: float) -> Fitted:
     """What a run reached that could take no more than ``steps`` steps."""
-    from toolkit.training.run import Fitted
+    from toolkit.training.fitted import Fitted
 
     tokens, flops = steps * run.training.tokens_per_step, run.cost.training_flops["exact"]
     return Fitted(steps, tokens, tokens * flops, math.nan, math.nan, seconds, math.nan, math.nan, math.nan)

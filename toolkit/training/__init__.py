@@ -20,14 +20,15 @@ from toolkit.training.task_training import TaskRun, train_on_task, with_budget
 if TYPE_CHECKING:
     from toolkit.training.batches import StepBatches
     from toolkit.training.budget import ComputeBudget
+    from toolkit.training.fitted import Fitted
     from toolkit.training.language_model import LanguageModel
     from toolkit.training.metrics import RunMetrics
     from toolkit.training.router_monitor import RouterMonitor
-    from toolkit.training.run import Fitted, fit
+    from toolkit.training.run import fit
 
 _NEED_LIGHTNING = {
     "ComputeBudget": "budget",
-    "Fitted": "run",
+    "Fitted": "fitted",
     "LanguageModel": "language_model",
     "RouterMonitor": "router_monitor",
     "RunMetrics": "metrics",

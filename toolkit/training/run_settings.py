@@ -17,6 +17,7 @@ from toolkit.data import Corpus, CorpusConfig, prepare_corpus
 from toolkit.models import DecoderConfig
 from toolkit.parallel import ParallelConfig
 from toolkit.training.config import TrainingConfig
+from toolkit.training.vocabulary import byte_lengths
 
 RUN_FILE = "run.json"
 """What ``fit`` writes into a run's folder."""
@@ -80,9 +81,7 @@ class RunSettings:
         corpus = prepare_corpus(self.data, cache)
         same = self.digest in (None, corpus.digest)
         require(same, "data", self.data.paths or "the standard library", f"the run's text, of hash {self.digest}")
-        ids = corpus.tokenizer.vocab_size
-        fits = self.model.vocab_size >= ids
-        require(fits, "model.vocab_size", self.model.vocab_size, f"at least the tokenizer's {ids}")
+        byte_lengths(corpus, self.model)  # refuses a model without a row for each token
         return corpus
 
 

@@ -33,13 +33,13 @@ class Case:
     dropout: bool = False
     d_lse: bool = False
     kv_start: int = 0
+    first_head: int = 0
 
     def __str__(self) -> str:
         flags = [name for name in ("softcap", "alibi", "sinks", "dropout", "d_lse") if getattr(self, name)]
         sizes = "x".join(map(str, (self.group, *self.lengths, *self.dims)))
-        return "-".join(
-            [self.passes, str(self.dtype)[6:], sizes, "t{}x{}".format(*self.tile), f"k{self.kv_start}", *flags]
-        )
+        starts = f"k{self.kv_start}", f"h{self.first_head}"
+        return "-".join([self.passes, str(self.dtype)[6:], sizes, "t{}x{}".format(*self.tile), *starts, *flags])
 
 
 LEVELS: dict[str, tuple[object, ...]] = {
@@ -55,6 +55,7 @@ LEVELS: dict[str, tuple[object, ...]] = {
     "dropout": (False, True),
     "d_lse": (False, True),
     "kv_start": (0, 5),
+    "first_head": (0, 3),
 }
 assert [field.name for field in fields(Case)] == list(LEVELS)
 
@@ -90,6 +91,7 @@ def build(case: Case) -> tuple[Problem, list[Pass], dict[str, Tile]]:
         sink_logits=torch.randn(heads) if case.sinks else None,
         dropout_p=0.3 if case.dropout else 0.0,
         seed=torch.randint(2**62, (1,)) if case.dropout else None,
+        first_head=case.first_head,
     )
     q_start = case.kv_start + kv_len - q_len
     d_out = torch.randn(BATCH, heads, q_len, dim_v).to(case.dtype)

@@ -171,5 +171,5 @@ def check_kept(seed: int, row: int, start: int) -> None:
             out = torch.full((64,), -1, dtype=torch.int32)
             bits = round(p * 2**32)
             kept_kernel[(1,)](torch.tensor([seed]), out, row, first, bits - 2**32 if bits >= 2**31 else bits, N=64)
-            right = keep_mask(seed, p, (2, 2, 1, 64), row, first)[1, 1, 0]
+            right = keep_mask(seed, p, (2, 2, 1, 64), 0, row, first)[1, 1, 0]
             assert torch.equal(out.bool(), right), (p, first)

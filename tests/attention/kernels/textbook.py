@@ -29,10 +29,12 @@ def philox(seed: int, c0: np.ndarray, c1: np.ndarray, c2: np.ndarray, c3: np.nda
     return words
 
 
-def keep_mask(seed: int, p: float, shape: tuple[int, int, int, int], q_start: int, kv_start: int) -> Tensor:
+def keep_mask(
+    seed: int, p: float, shape: tuple[int, int, int, int], first_head: int, q_start: int, kv_start: int
+) -> Tensor:
     """(batch, heads, q_len, kv_len) bool: the weights that dropout keeps."""
     b, h, i, j = np.ogrid[tuple(slice(n) for n in shape)]
-    i, j = i + q_start, j + kv_start
+    h, i, j = h + first_head, i + q_start, j + kv_start
     words = np.stack([x + 0 * j.astype(np.uint64) for x in philox(seed, j // 4, i, h, b)])
     lanes = np.take_along_axis(words, np.broadcast_to(j % 4, shape)[None], 0)[0]
     return torch.from_numpy(lanes >= round(p * 2**32))
@@ -79,8 +81,8 @@ def textbook(problem: Problem, dtype: torch.dtype) -> dict[str, Tensor]:
     lse = (peak + torch.log(total.where(total > 0, 1)))[..., 0].where(total[..., 0] > 0, -torch.inf)
     if scoring.dropout_p:
         assert scoring.seed is not None
-        shape = tuple(problem.mask.shape)
-        keep = keep_mask(int(scoring.seed), scoring.dropout_p, shape, problem.q_start, problem.kv_start)  # type: ignore[arg-type]
+        where = tuple(problem.mask.shape), scoring.first_head, problem.q_start, problem.kv_start
+        keep = keep_mask(int(scoring.seed), scoring.dropout_p, *where)  # type: ignore[arg-type]
         weights = weights * keep / (1 - scoring.dropout_p)
     out = weights @ values
     objective = (out * problem.d_out.to(dtype)).sum()

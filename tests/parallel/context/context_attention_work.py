@@ -78,7 +78,7 @@ def largest_errors(method: str, rows: int = len(ROWS)) -> dict[str, float]:
             settings: dict[str, Any] = {"softcap": 2.0} if softcap else {}
             settings |= {"sink_logits": given["sink_logits"]} if sinks else {"scale": 0.3}
             settings |= {"alibi_slopes": given["alibi_slopes"]} if alibi else {}
-            settings |= {"dropout_p": 0.3} if dropout and method == "ring" else {}
+            settings |= {"dropout_p": 0.3, "first_head": 5} if dropout else {}
             whole = gradients(attention, given, pattern, {**settings, "backend": "reference"})
             axes = [key for key in given if key not in ("sink_logits", "alibi_slopes")]
             part = {**given, **{key: split_sequence(given[key], group, layout, dim=2) for key in axes}}

@@ -32,6 +32,11 @@ CASES = {
     "ring, dropout": Case(
         (AttentionConfig(heads=2, dropout_p=0.2), AttentionConfig(heads=2, pattern=STREAMING, dropout_p=0.1)), moe=False
     ),
+    "ulysses, dropout": Case(
+        (AttentionConfig(heads=4, kv_heads=1, dropout_p=0.2, sinks=True), AttentionConfig(heads=4, dropout_p=0.1)),
+        moe=False,
+        method="ulysses",
+    ),
     "ring, padded, token ids": Case(
         (AttentionConfig(heads=2), AttentionConfig(heads=2, pattern="PrefixLM(9)")),
         padded=True,

@@ -72,10 +72,10 @@ class GroupOf2:
     [
         ({"q_start": 0}, r"q_start and kv_start=\(0, 0\): it must be left out: the layout says"),
         ({"backend": "reference"}, "backend='reference': it must be one of 'auto', 'triton', 'blockwise'"),
-        ({"k": torch.zeros(1, 2, 6, 8)}, r"k \(batch, length\)=\(1, 6\): it must be q's, \(1, 4\)"),
-        ({"v": torch.zeros(1, 1, 4, 8)}, "v kv_heads=1: it must be k's, 2"),
+        ({"k": torch.zeros(1, 2, 6, 8), "v": torch.zeros(1, 2, 6, 8)}, "k length=6: it must be q's, 4"),
+        ({"v": torch.zeros(1, 1, 4, 8)}, r"v \(kv_heads, kv_len\)=\(1, 4\): it must be k's"),
         ({"v": torch.zeros(1, 2, 4, 8).half()}, "v.dtype=torch.float16: it must be q's"),
-        ({"sink_logits": torch.zeros(3)}, r"sink_logits=.*shape \(heads,\) = \(4,\)"),
+        ({"sink_logits": torch.zeros(3)}, r"sink_logits.shape=\(3,\).*\(heads,\) = \(4,\)"),
         ({"alibi_slopes": torch.zeros(4, requires_grad=True)}, "alibi_slopes.requires_grad=True: it must be False"),
         ({"dropout_p": 1.0}, "dropout_p=1.0: it must be at least 0 and below 1"),
         ({"softcap": -1.0}, "softcap=-1.0: it must be positive"),

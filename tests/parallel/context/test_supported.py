@@ -43,7 +43,6 @@ MOBA, NATIVE = "MoBA(block=4, top_k=2)", "NativeSparse(block=4, top_k=3, compres
         ("ring", {"pattern": ATTENTION, "global_projections": True}, "global_projections=True: it must be False"),
         ("ulysses", {"pattern": ATTENTION, "global_projections": True}, "global_projections=True: it must be False"),
         ("ring", {"rope_scaling": "DynamicNTKScaling(factor=2, original_length=8)"}, "rope.scaling=Dynamic"),
-        ("ulysses", {"dropout_p": 0.1}, r"dropout_p=0.1: it must be 0 with method='ulysses'; the ring takes it"),
         ("ulysses", {"pattern": NATIVE, "kv_heads": 1}, "kv_heads=1: it must be a multiple of 2 ranks"),
     ],
 )

@@ -120,7 +120,7 @@ class Scorer:
         p, seed = self.scoring.dropout_p, self.scoring.seed
         if not p or seed is None:
             return None
-        head = self.share.per_head(torch.arange(self.share.sizes.heads))
+        head = self.share.per_head(self.scoring.first_head + torch.arange(self.share.sizes.heads))
         batch = torch.arange(self.share.batch.start, self.share.batch.stop)[:, None, None, None, None]
         query, key = self.query[block.rows, None], chunk.side_by_side(self.key[:, None])[:, 0]
         keep = keep_mask(seed, batch, head, query, key, p)

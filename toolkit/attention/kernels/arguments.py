@@ -83,7 +83,7 @@ def strides(name: str, x: Tensor) -> dict[str, int]:
 
 
 def scoring_arguments(scoring: Scoring, q_start: int, kv_start: int) -> dict[str, Any]:
-    """Scale, soft cap, slopes, dropout and positions."""
+    """Scale, soft cap, slopes, dropout, and what positions and heads count from."""
     threshold = round(scoring.dropout_p * 2**32)
     return {
         "slopes": None if scoring.alibi_slopes is None else scoring.alibi_slopes.float().contiguous(),
@@ -92,6 +92,7 @@ def scoring_arguments(scoring: Scoring, q_start: int, kv_start: int) -> dict[str
         "softcap": float(scoring.softcap),
         "keep_scale": 1 / (1 - scoring.dropout_p),
         "threshold": threshold - 2**32 if threshold >= 2**31 else threshold,  # its 32 bits, as int32
+        "first_head": scoring.first_head or None,  # without it a program needs a register less
         "q_start": q_start,
         "kv_start": kv_start,
         "SOFTCAP": scoring.softcap != 0,

@@ -11,6 +11,7 @@ import triton.language as tl
 from toolkit.attention.kernels.tiles import (
     LOG2E,
     VARYING,
+    counted,
     has_keys,
     kept_tile,
     load_vectors,
@@ -96,7 +97,7 @@ def queries_kernel(
     dq_batch, dq_head, dq_row,
     rows_batch, rows_head, columns_batch, seen_batch, bounds_batch, bounds_head,
     full_batch, full_head, full_slots, part_batch, part_head, part_slots,
-    n_queries, n_rows, n_columns, q_start, kv_start, scale, softcap, keep_scale, threshold,
+    n_queries, n_rows, n_columns, q_start, kv_start, scale, softcap, keep_scale, threshold, first_head,
     GROUP: tl.constexpr, DIM: tl.constexpr, DIM_V: tl.constexpr, SLOTS: tl.constexpr, ACCUMULATE: tl.constexpr,
     QUADS: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
@@ -143,8 +144,9 @@ def queries_kernel(
         for key_tile in range(tl.load(full_first + at), tl.load(full_stop + at)):
             grad = queries_tile(
                 grad, queries, gradients, log_total, d, k, v, key_tile, columns, seen, first, stop, places, row, valid,
-                slope, seed, k_row, v_row, n_columns, q_start, kv_start, scale, softcap, keep_scale, threshold, head,
-                batch, False, SLOTS, QUADS, SOFTCAP, PRECISION, BLOCK_N, DIM, BLOCK_D, DIM_V, BLOCK_DV,
+                slope, seed, k_row, v_row, n_columns, q_start, kv_start, scale, softcap, keep_scale, threshold,
+                counted(head, first_head), batch,
+                False, SLOTS, QUADS, SOFTCAP, PRECISION, BLOCK_N, DIM, BLOCK_D, DIM_V, BLOCK_DV,
             )  # fmt: skip
     part = b * part_batch + h * part_head + tile
     for run in range(tl.load(part_count + part)):
@@ -152,8 +154,9 @@ def queries_kernel(
         for key_tile in range(tl.load(part_first + at), tl.load(part_stop + at)):
             grad = queries_tile(
                 grad, queries, gradients, log_total, d, k, v, key_tile, columns, seen, first, stop, places, row, valid,
-                slope, seed, k_row, v_row, n_columns, q_start, kv_start, scale, softcap, keep_scale, threshold, head,
-                batch, True, SLOTS, QUADS, SOFTCAP, PRECISION, BLOCK_N, DIM, BLOCK_D, DIM_V, BLOCK_DV,
+                slope, seed, k_row, v_row, n_columns, q_start, kv_start, scale, softcap, keep_scale, threshold,
+                counted(head, first_head), batch,
+                True, SLOTS, QUADS, SOFTCAP, PRECISION, BLOCK_N, DIM, BLOCK_D, DIM_V, BLOCK_DV,
             )  # fmt: skip
     store_vectors(dq, row, valid, dq_row, grad * scale, DIM, BLOCK_D, ACCUMULATE)
 
@@ -207,7 +210,7 @@ def keys_kernel(
     dk_batch, dk_head, dk_row, dv_batch, dv_head, dv_row,
     rows_batch, rows_head, columns_batch, seen_batch, bounds_batch, bounds_head,
     full_batch, full_head, full_slots, part_batch, part_head, part_slots,
-    n_queries, n_rows, n_columns, q_start, kv_start, scale, softcap, keep_scale, threshold,
+    n_queries, n_rows, n_columns, q_start, kv_start, scale, softcap, keep_scale, threshold, first_head,
     GROUP: tl.constexpr, DIM: tl.constexpr, DIM_V: tl.constexpr, SLOTS: tl.constexpr, ACCUMULATE: tl.constexpr,
     QUADS: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
@@ -250,7 +253,7 @@ def keys_kernel(
         slope = None
         if slopes is not None:
             slope = tl.load(slopes + h)
-        head = h.to(tl.int32)
+        head = counted(h.to(tl.int32), first_head)
         batch = b.to(tl.int32)
         for run in range(n_full):
             at = full * full_slots + run

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from toolkit.attention.kernels.forward import forward_tile
-from toolkit.attention.kernels.tiles import LN2, LOG2E, VARYING, places_to_indices, store_vectors
+from toolkit.attention.kernels.tiles import LN2, LOG2E, VARYING, counted, places_to_indices, store_vectors
 
 
 @triton.jit
@@ -34,6 +34,7 @@ def decode_kernel(
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
     rows_batch, columns_batch, seen_batch, bounds_batch, full_batch, full_slots, part_batch, part_slots,
     n_queries, n_rows, n_columns, n_parts, part_offset, q_start, kv_start, scale, softcap, keep_scale, threshold,
+    first_head,
     GROUP: tl.constexpr, DIM: tl.constexpr, DIM_V: tl.constexpr, SLOTS: tl.constexpr,
     QUADS: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
@@ -61,6 +62,7 @@ def decode_kernel(
     line = tl.arange(0, BLOCK_M)
     places = line // GROUP
     head = kv_head * GROUP + line % GROUP
+    number = counted(head, first_head)[:, None]
     row, valid = places_to_indices(places, rows, n_rows)
     channels = tl.arange(0, BLOCK_D)[None, :]
     at_query = q + (head.to(tl.int64) * q_head + row.to(tl.int64) * q_row)[:, None] + channels
@@ -91,7 +93,7 @@ def decode_kernel(
         for key_tile in range(start, end):
             peak, total, sums = forward_tile(
                 peak, total, sums, queries, k, v, key_tile, columns, seen, first, stop, places, row, valid, slope, seed,
-                k_row, v_row, n_columns, q_start, kv_start, scale, softcap, threshold, head[:, None], b.to(tl.int32),
+                k_row, v_row, n_columns, q_start, kv_start, scale, softcap, threshold, number, b.to(tl.int32),
                 False, SLOTS, QUADS, SOFTCAP, PRECISION, BLOCK_N, DIM, BLOCK_D, DIM_V, BLOCK_DV,
             )  # fmt: skip
         before += run_stop - run_first
@@ -102,7 +104,7 @@ def decode_kernel(
         for key_tile in range(start, end):
             peak, total, sums = forward_tile(
                 peak, total, sums, queries, k, v, key_tile, columns, seen, first, stop, places, row, valid, slope, seed,
-                k_row, v_row, n_columns, q_start, kv_start, scale, softcap, threshold, head[:, None], b.to(tl.int32),
+                k_row, v_row, n_columns, q_start, kv_start, scale, softcap, threshold, number, b.to(tl.int32),
                 True, SLOTS, QUADS, SOFTCAP, PRECISION, BLOCK_N, DIM, BLOCK_D, DIM_V, BLOCK_DV,
             )  # fmt: skip
         before += run_stop - run_first

@@ -12,6 +12,7 @@ from toolkit.attention.kernels.tiles import (
     LN2,
     LOG2E,
     VARYING,
+    counted,
     kept_tile,
     load_vectors,
     places_to_indices,
@@ -77,7 +78,7 @@ def forward_kernel(
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, out_batch, out_head, out_row,
     rows_batch, rows_head, columns_batch, seen_batch, bounds_batch, bounds_head,
     full_batch, full_head, full_slots, part_batch, part_head, part_slots,
-    n_queries, n_rows, n_columns, q_start, kv_start, scale, softcap, keep_scale, threshold,
+    n_queries, n_rows, n_columns, q_start, kv_start, scale, softcap, keep_scale, threshold, first_head,
     GROUP: tl.constexpr, DIM: tl.constexpr, DIM_V: tl.constexpr, SLOTS: tl.constexpr, CONTINUE: tl.constexpr,
     QUADS: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
@@ -133,7 +134,7 @@ def forward_kernel(
         for key_tile in range(tl.load(full_first + at), tl.load(full_stop + at)):
             peak, total, sums = forward_tile(
                 peak, total, sums, queries, k, v, key_tile, columns, seen, first, stop, places, row, valid, slope, seed,
-                k_row, v_row, n_columns, q_start, kv_start, scale, softcap, threshold, head, batch,
+                k_row, v_row, n_columns, q_start, kv_start, scale, softcap, threshold, counted(head, first_head), batch,
                 False, SLOTS, QUADS, SOFTCAP, PRECISION, BLOCK_N, DIM, BLOCK_D, DIM_V, BLOCK_DV,
             )  # fmt: skip
     part = b * part_batch + h * part_head + tile
@@ -142,7 +143,7 @@ def forward_kernel(
         for key_tile in range(tl.load(part_first + at), tl.load(part_stop + at)):
             peak, total, sums = forward_tile(
                 peak, total, sums, queries, k, v, key_tile, columns, seen, first, stop, places, row, valid, slope, seed,
-                k_row, v_row, n_columns, q_start, kv_start, scale, softcap, threshold, head, batch,
+                k_row, v_row, n_columns, q_start, kv_start, scale, softcap, threshold, counted(head, first_head), batch,
                 True, SLOTS, QUADS, SOFTCAP, PRECISION, BLOCK_N, DIM, BLOCK_D, DIM_V, BLOCK_DV,
             )  # fmt: skip
 

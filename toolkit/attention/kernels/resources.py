@@ -17,7 +17,7 @@ STACK_LIMIT = {2: 0, 4: 64}
 """Bytes of stack a thread may take at head_dim <= 128, by the bytes of an element."""
 FEATURES = ("plain", "scored", "dropout", "listed")
 """Causal alone; a window with sinks, soft cap, ALiBi and sink logits; all that and dropout; and a later pass, of some
-heads, over lists of rows and columns."""
+heads of which others are elsewhere, over lists of rows and columns."""
 
 
 def shipped_launches(head_dim: int, dtype: torch.dtype, family: str, features: str = "plain") -> list[Recorded]:
@@ -36,7 +36,8 @@ def shipped_launches(head_dim: int, dtype: torch.dtype, family: str, features: s
         first, stop = torch.stack([0 * row, start], -1), torch.stack([(row + 1).clamp(max=4), row + 1], -1)
         dropout_p = 0.1 if features in ("dropout", "listed") else 0.0
         numbers = torch.ones(heads)
-        scoring = Scoring(scoring.scale, 30.0, numbers, numbers, dropout_p, torch.zeros(1, dtype=torch.int64))
+        seed, first_head = torch.zeros(1, dtype=torch.int64), heads if features == "listed" else 0
+        scoring = Scoring(scoring.scale, 30.0, numbers, numbers, dropout_p, seed, first_head)
     first, stop = (bound.to(torch.int32)[None, None] for bound in (first, stop))
     tiles = {kernel: shipped_tile(kernel, head_dim, dtype, family, scoring.dropout_p > 0) for kernel in KERNELS}
     q, k, v = (torch.zeros(2, n, length, head_dim, dtype=dtype) for n in (heads, heads // group, heads // group))

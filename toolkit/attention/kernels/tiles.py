@@ -12,7 +12,9 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
 # Numbers that change from call to call: a kernel is not compiled anew because one of them is 1 or a multiple of 16.
-VARYING = ["q_start", "kv_start", "n_queries", "n_rows", "n_columns", "n_parts", "part_offset", "threshold"]
+VARYING = [
+    "q_start", "kv_start", "first_head", "n_queries", "n_rows", "n_columns", "n_parts", "part_offset", "threshold",
+]  # fmt: skip
 
 
 @triton.jit
@@ -124,6 +126,15 @@ def through_softcap(gradient, products, scale, softcap, SOFTCAP: tl.constexpr):
         bent = tanh(products * (scale / softcap))
         gradient *= 1 - bent * bent
     return gradient
+
+
+@triton.jit
+def counted(head, first_head):
+    """The number by which dropout counts a head: among all heads, of which ``first_head`` (None: 0) are elsewhere."""
+    if first_head is not None:
+        return first_head + head
+    else:
+        return head
 
 
 @triton.jit

@@ -83,6 +83,15 @@ def memory(
     states over processes: Rajbhandari et al. 2020 (arXiv 1910.02054), section 5; stages: Narayanan et al. 2021
     (arXiv 2104.04473), section 2.2.
     """
+    tokens = spread_tokens(config, batch_size, seq_len, precision, parallel)
+    policies = layer_policies(recompute, len(config.blocks))
+    return max((_stage(config, tokens, stage, policies) for stage in range(len(tokens.spread.stages))), key=_in_all)
+
+
+def spread_tokens(
+    config: DecoderConfig, batch_size: int, seq_len: int, precision: str, parallel: ParallelConfig | None
+) -> Tokens:
+    """A batch as each process has it; the arguments, and what is refused, are those of :func:`memory`."""
     require_positive(batch_size=batch_size, seq_len=seq_len)
     require_choice("precision", precision, PRECISIONS)
     low = 2 if precision == "bf16-mixed" else 4
@@ -95,9 +104,7 @@ def memory(
     shared = parallel.context * spread.stream
     right = f"a multiple of context * tensor = {shared}"
     require(seq_len % shared == 0, "seq_len", seq_len, right)
-    policies = layer_policies(recompute, layers)
-    tokens = Tokens(batch_size, seq_len // parallel.context, low, spread)
-    return max((_stage(config, tokens, stage, policies) for stage in range(parallel.pipeline)), key=_in_all)
+    return Tokens(batch_size, seq_len // parallel.context, low, spread)
 
 
 def _in_all(stage: Memory) -> int:

@@ -89,6 +89,11 @@ class Numbers:
     computed: int = 0
     gathered: int = 0
 
+    @property
+    def cut(self) -> int:
+        """Of those kept, what FSDP2 cuts: all but shared experts, which are kept as they are computed with."""
+        return self.kept - (self.computed - self.gathered)
+
     def __add__(self, other: Numbers) -> Numbers:
         return Numbers(self.kept + other.kept, self.computed + other.computed, self.gathered + other.gathered)
 

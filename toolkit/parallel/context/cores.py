@@ -89,5 +89,5 @@ class BranchesOverHeads(OverBranches):
 
 
 def _exchange(attend: Any, q: Tensor, kv_heads: int) -> HeadExchange:
-    exchange: HeadExchange = attend.exchange(q.shape[2], q.shape[1], kv_heads)
+    exchange: HeadExchange = attend.exchange(q, kv_heads)
     return exchange

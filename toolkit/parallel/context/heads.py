@@ -66,9 +66,9 @@ class HeadExchange:
         right = f"a multiple of {n} ranks, or a divisor: each head is then sent to several ({neither})"
         require(fits, "kv_heads", kv_heads, right)
 
-    def own(self, per_head: Tensor) -> Tensor:
-        """The share of this rank of (heads, ...), such as sink logits; differentiable."""
-        return per_head.chunk(self.group.size())[self.group.rank()]
+    def own(self, per_head: Tensor | None) -> Tensor | None:
+        """The share of this rank of (heads, ...), such as sink logits, where there are any; differentiable."""
+        return None if per_head is None else per_head.chunk(self.group.size())[self.group.rank()]
 
     def pattern(self, pattern: Pattern) -> Pattern:
         """What this rank's heads see."""

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from toolkit.attention.parse import encode
+from toolkit.attention.scoring import Scoring
 from toolkit.parallel.context.messages import Arrival, exchange
 from toolkit.parallel.context.schedule import Block, Step
 
@@ -26,16 +27,14 @@ class Round:
         group: the ranks.
         steps: this rank's, see :func:`toolkit.parallel.context.schedule.schedule`.
         chunk_length: tokens of a chunk.
-        scale, softcap, dropout_p: see :class:`toolkit.attention.scoring.Scoring`.
+        scoring: without its tensors, which autograd must see.
         backend: ``"triton"`` or ``"blockwise"``.
     """
 
     group: dist.ProcessGroup
     steps: tuple[Step, ...]
     chunk_length: int
-    scale: float
-    softcap: float
-    dropout_p: float
+    scoring: Scoring
     backend: str
 
     def chunk(self, x: Tensor, place: int) -> Tensor:
@@ -51,7 +50,8 @@ class Round:
         """The last arguments of attention's operators: the pattern's tensors, and what is no tensor."""
         text, tensors = encode(block.pattern)
         starts = block.query.start, block.key.start
-        return tensors, text, *starts, self.scale, self.softcap, self.dropout_p, self.backend
+        numbers = self.scoring.scale, self.scoring.softcap, self.scoring.dropout_p, self.scoring.first_head
+        return tensors, text, *starts, *numbers, self.backend
 
     def visits(self, own: Parts) -> Iterator[tuple[Step, Parts]]:
         """Each step with the keys and values it received, in order; the next step's are on their way meanwhile."""

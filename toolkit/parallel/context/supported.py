@@ -51,7 +51,6 @@ def _check_attention(path: str, layer: SelfAttention, ranks: int, method: str) -
         return
     known = isinstance(core, (OverPattern, OverChosenBlocks, OverBranches))
     require(known, f"{path}.core", type(core).__name__, "one of a SelfAttention's own")
-    require(layer.dropout_p == 0, f"{path}.dropout_p", layer.dropout_p, "0 with method='ulysses'; the ring takes it")
     if isinstance(core, OverBranches):
         right = f"a multiple of {ranks} ranks: query heads that share a key head choose blocks together"
         require(layer.kv_heads % ranks == 0, f"{path}.kv_heads", layer.kv_heads, right)

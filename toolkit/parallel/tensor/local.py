@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
 from toolkit.layers import SelfAttention
+from toolkit.parallel.seeds import shared_seed
 from toolkit.parallel.tensor.shares import Share
 
 View = Callable[[DTensor], Tensor]
@@ -84,8 +87,14 @@ class LocalForward:
         module.register_forward_hook(leave, always_call=True)
 
 
-def local_heads(module: nn.Module, tensor: int) -> dict[str, Any]:
-    """The attributes of an attention layer that count heads, as a process of ``tensor`` has them."""
+def local_heads(module: nn.Module, mesh: DeviceMesh) -> dict[str, Any]:
+    """The attributes of an attention layer that say which heads it has, as this process has them.
+
+    All processes drop weights by one seed, each those of its own heads.
+    """
     if not isinstance(module, SelfAttention):
         return {}
-    return {name: getattr(module, name) // tensor for name in ("heads", "kv_heads", "key_heads")}
+    found: dict[str, Any] = {name: getattr(module, name) // mesh.size() for name in ("heads", "kv_heads", "key_heads")}
+    found["first_head"] = mesh.get_local_rank() * found["heads"]
+    found["shared_seed"] = partial(shared_seed, group=mesh.get_group())
+    return found

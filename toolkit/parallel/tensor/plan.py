@@ -90,7 +90,7 @@ class Layer(ParallelStyle):
         local, size = LocalForward(), mesh.size()
         for part in module.modules():
             found = shares(part, size)
-            if attributes := local_heads(part, size):
+            if attributes := local_heads(part, mesh):
                 local.attributes[part] = attributes
             distribute(part, mesh, found)
             local.views[part] = {name: view_of(share, size) for name, share in found.items()}

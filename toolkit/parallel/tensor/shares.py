@@ -57,15 +57,13 @@ def _of_attention(attention: SelfAttention, tensor: int) -> dict[str, Share]:
 
 
 def _require_by_head(attention: SelfAttention, tensor: int) -> None:
-    """Refuse what one head knows of the others, or of its number among them."""
+    """Refuse what one head knows of the others."""
     alone = f"with tensor={tensor}"
     core, pattern = attention.core, attention.pattern
     right = f"a fixed pattern without global_projections, or MoBA, {alone}"
     require(isinstance(core, (OverPattern, OverChosenBlocks)), "pattern", pattern, right)
     planes = pattern.planes[1] if isinstance(core, OverPattern) else 1  # type: ignore[union-attr]  # it is a pattern
     require(planes == 1, "pattern", pattern, f"the same for every head {alone}")
-    # Dropout is drawn by the head's number, which a process's attention counts from 0.
-    require(attention.dropout_p == 0, "dropout_p", attention.dropout_p, f"0 {alone}")
 
 
 def _of_feed_forward(layer: FeedForward | Experts, tensor: int) -> dict[str, Share]:

@@ -1,0 +1,232 @@
+"""Bytes that one process of a run that is spread over many sends in a training step, from shapes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+from torch import nn
+
+from toolkit.attention import Pattern
+from toolkit.checks import require
+from toolkit.compute.cost import shapes_of
+from toolkit.compute.memory.activations import Tokens
+from toolkit.compute.memory.per_device import spread_tokens
+from toolkit.compute.memory.spread import Numbers, Spread, layer_numbers, stage_numbers
+from toolkit.layers import Block, MixtureOfDepths, MoE, SelfAttention
+from toolkit.layers.recomputation import Recompute, layer_policies
+from toolkit.models import Decoder, DecoderConfig
+from toolkit.parallel import ParallelConfig
+from toolkit.parallel.context import AttentionShape, Layout, ring_traffic
+from toolkit.parallel.expert import exchanged_bytes
+from toolkit.parallel.pipeline.losses import count_losses
+from toolkit.parallel.pipeline.traffic import stage_bytes
+from toolkit.parallel.sharded import sharded_bytes
+from toolkit.parallel.tensor.shares import shares
+from toolkit.parallel.tensor.traffic import SharedLayers, shared_layers_bytes
+from toolkit.parallel.traffic import SHARES
+from toolkit.routing import LoadBalancingLoss
+
+Part = TypeVar("Part", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that one process sends in a training step's forward and backward pass, by what they are sent for.
+
+    Attributes:
+        data: gradients averaged over copies: of the model, of its shards, of its experts.
+        shard: parameters gathered, gradients scattered.
+        tensor: tokens gathered and scattered around layers.
+        context: keys and values, and their gradients.
+        expert: tokens to their experts, and back.
+        pipeline: tokens between stages, and what the stages tell each other.
+        routing: counts of tokens that balance losses need.
+    """
+
+    data: float = 0.0
+    shard: float = 0.0
+    tensor: float = 0.0
+    context: float = 0.0
+    expert: float = 0.0
+    pipeline: float = 0.0
+    routing: float = 0.0
+
+    @property
+    def components(self) -> dict[str, float]:
+        """By name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return sum(self.components.values())
+
+    @property
+    def dominant(self) -> str:
+        """The largest."""
+        return max(self.components, key=self.components.__getitem__)
+
+
+def traffic(
+    config: DecoderConfig,
+    batch_size: int,
+    seq_len: int,
+    precision: str = "32-true",
+    parallel: ParallelConfig | None = None,
+    recompute: Recompute = "none",
+) -> Traffic:
+    """Bytes that a process sends in a training step of ``config``: that of the pipeline's stage that sends most.
+
+    The arguments are those of :func:`toolkit.compute.memory`. Sums of the formulas beside each kind of parallelism in
+    :mod:`toolkit.parallel`; :class:`toolkit.parallel.SentBytes` counts the same in a run. Experts' loads are taken to
+    be balanced. Of a context group it is the last process, which under a causal pattern sends most. What
+    clips gradients and reports losses over data is not in it, some bytes.
+
+    Raises:
+        ValueError: as :func:`toolkit.compute.memory`; with ``context`` above 1 if a layer chooses keys by content, with
+            ``tensor`` above 1 if a layer is a mixture of depths, whose bytes no formula says.
+    """
+    tokens = spread_tokens(config, batch_size, seq_len, precision, parallel)
+    decoder, policies = shapes_of(config), layer_policies(recompute, len(config.blocks))
+    stages = [_stage(config, decoder, tokens, stage, policies) for stage in range(len(tokens.spread.stages))]
+    return max(stages, key=lambda stage: stage.total)
+
+
+def _stage(config: DecoderConfig, decoder: Decoder, tokens: Tokens, stage: int, policies: list[str]) -> Traffic:
+    """One pipeline stage; without a pipeline there is one."""
+    spread = tokens.spread
+    layers = [(decoder.blocks[layer], policies[layer] != "none") for layer in spread.stages[stage]]
+    copied, sharded = _parameters(config, spread, stage)
+    return Traffic(
+        data=copied + _copied_experts(config, spread, stage),
+        shard=sharded,
+        tensor=_tensor(config, decoder, tokens, layers),
+        context=sum(_ring(part, tokens, again) for part, again in _parts(layers, SelfAttention)),
+        expert=sum(_exchange(part, tokens, again) for part, again in _parts(layers, MoE)),
+        pipeline=_pipeline(config, decoder, tokens, stage),
+        routing=_counts(layers, tokens),
+    )
+
+
+def _parts(layers: list[tuple[nn.Module, bool]], kind: type[Part]) -> list[tuple[Part, bool]]:
+    """The modules of one kind, and whether each is computed again."""
+    return [(part, again) for layer, again in layers for part in layer.modules() if isinstance(part, kind)]
+
+
+def _parameters(config: DecoderConfig, spread: Spread, stage: int) -> tuple[float, float]:
+    """(over copies, within one) of gradients and parameters, experts that are shared left out."""
+    parallel = spread.parallel
+    total = stage_numbers(config, spread, stage)
+    if spread.replicated:
+        return SHARES["all_reduce"](parallel.data_size) * 4 * total.kept, 0.0
+    if not spread.gathers:
+        return 0.0, 0.0
+    layers = sum((layer_numbers(config, parallel)[layer] for layer in spread.stages[stage]), Numbers())
+    sent = sharded_bytes(
+        layers.cut,
+        total.cut - layers.cut,
+        processes=spread.cut,
+        copies=parallel.data_size,
+        zero=parallel.zero,
+        gather_itemsize=2 if parallel.gather_dtype == "bf16" else 4,
+    )
+    copied = sent.pop("all_reduce")
+    return copied, sum(sent.values())
+
+
+def _copied_experts(config: DecoderConfig, spread: Spread, stage: int) -> float:
+    """Gradients of experts, summed over the groups that have the same ones."""
+    if spread.expert == 1:
+        return 0.0
+    total, sizes = stage_numbers(config, spread, stage), spread.parallel
+    copies = sizes.data_size * sizes.shard * sizes.context // spread.expert
+    return SHARES["all_reduce"](copies) * 4 * (total.kept - total.cut)
+
+
+def _tensor(config: DecoderConfig, decoder: Decoder, tokens: Tokens, layers: list[tuple[nn.Module, bool]]) -> float:
+    sizes = tokens.spread.parallel
+    if sizes.tensor == 1:
+        return 0.0
+    for layer, _ in layers:
+        right = "no mixture of depths with tensor above 1: the bytes it sends are not counted"
+        require(not isinstance(layer, MixtureOfDepths), "config", "one with MixtureOfDepths", right)
+    shape = SharedLayers(
+        ranks=sizes.tensor,
+        tokens=tokens.count,
+        dim=config.dim,
+        low=tokens.low,
+        layers=len(layers),
+        again=sum(again for _, again in layers),
+        vocab_size=config.vocab_size,
+        whole=_whole_numbers(decoder, sizes),
+        sequence_parallel=sizes.sequence_parallel,
+    )
+    return sum(shared_layers_bytes(shape).values())
+
+
+def _whole_numbers(decoder: Decoder, sizes: ParallelConfig) -> int:
+    """Numbers of parameters that every process of a tensor group has, of whose gradient each computes a part."""
+    norms = [decoder.norm] if sizes.sequence_parallel else []
+    inside: list[nn.Module] = []
+    for block in decoder.blocks:
+        assert isinstance(block, Block), "others are refused"
+        inside += [*block.attention.modules(), *block.feed_forward.modules()]
+        norms += [block.attention_norm, block.feed_forward_norm] if sizes.sequence_parallel else []
+    parameters = [weight for norm in norms for weight in norm.parameters()]
+    for part in inside:
+        whole = (name for name, share in shares(part, sizes.tensor).items() if share.dim is None)
+        parameters += [part.get_parameter(name) for name in whole]
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _ring(attention: SelfAttention, tokens: Tokens, again: bool) -> float:
+    """Of one attention layer; ring attention in the zigzag layout, as the decoder is made parallel."""
+    sizes, pattern = tokens.spread.parallel, attention.pattern
+    if sizes.context == 1:
+        return 0.0
+    right = "a fixed pattern with context above 1: a ring cannot choose keys by content"
+    require(isinstance(pattern, Pattern), "pattern", pattern, right)
+    assert isinstance(pattern, Pattern), "it was required"
+    layout = Layout("zigzag", sizes.context, tokens.seq_len * sizes.context)
+    heads, kv_heads, width = attention.heads // sizes.tensor, attention.key_heads // sizes.tensor, attention.head_dim
+    shape = AttentionShape(tokens.batch_size, heads, kv_heads, width, width, tokens.low)
+    found = ring_traffic(pattern, layout, sizes.context - 1, shape)
+    return (1 + again) * found.forward + found.backward
+
+
+def _exchange(moe: MoE, tokens: Tokens, again: bool) -> float:
+    """Of one MoE whose loads are balanced."""
+    ranks = tokens.spread.expert
+    if ranks == 1:
+        return 0.0
+    routed = moe.triples(tokens.batch_size, tokens.seq_len) * moe.num_experts // moe.choices
+    crossing = routed * (ranks - 1) // ranks
+    dim = moe.experts.weights.first.shape[-1]
+    sizes = {"dim": dim, "itemsize": tokens.low, "gate_itemsize": 4, "num_experts": moe.num_experts, "ranks": ranks}
+    forward, both = (exchanged_bytes(crossing, crossing, **sizes, backward=way).total for way in (False, True))
+    return float(both + again * forward)
+
+
+def _pipeline(config: DecoderConfig, decoder: Decoder, tokens: Tokens, stage: int) -> float:
+    """Tokens; a tied head's gradient, of which the first and the last stage have copies; the losses' sums."""
+    stages = len(tokens.spread.stages)
+    if stages == 1:
+        return 0.0
+    tied = config.tied_head and stage in (0, stages - 1)
+    embedding = SHARES["all_reduce"](2) * 4 * config.vocab_size * config.dim if tied else 0
+    losses = SHARES["all_reduce"](stages) * 8 * (1 + len(count_losses(decoder)))
+    return stage_bytes(tokens.count, config.dim, stage, stages) + embedding + losses
+
+
+def _counts(layers: list[tuple[nn.Module, bool]], tokens: Tokens) -> float:
+    """Balance losses over the global batch sum int64 counts of every expert, in each micro-batch."""
+    sizes = tokens.spread.parallel
+    counted = [
+        moe.choices
+        for moe, _ in _parts(layers, MoE)
+        for loss in getattr(moe.router, "losses", ())
+        if isinstance(loss, LoadBalancingLoss) and loss.over == "global"
+    ]
+    processes = sizes.data_size * sizes.shard * sizes.context
+    return SHARES["all_reduce"](processes) * 8 * sum(counted) * sizes.pipeline
