@@ -12,8 +12,6 @@ from dataclasses import dataclass
 BACKWARD = 2.0
 """A product's backward pass is two products of the same size: one for each operand's gradient."""
 
-PHASES = ("both", "training", "evaluation")
-
 CERTAINTIES = ("exact", "bound", "balanced")
 """From the most certain on: what is always run; at most that; that where loads are balanced, elsewhere more or less."""
 

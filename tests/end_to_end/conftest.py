@@ -13,7 +13,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from end_to_end_cases import SCRIPT, Settings, arguments
+from end_to_end_cases import ROOT, SCRIPT, Settings, arguments
+
+sys.path.insert(0, str(ROOT / "experiments" / "benchmarks"))  # runs that are killed, there for a script too
 
 from toolkit.scaling import StudyFolder
 

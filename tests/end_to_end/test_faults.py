@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from resume_work import log_of, start
-from test_resume import finish, losses, unbroken  # noqa: F401  # a fixture
+from killed_runs import finish, log_of, losses, start
+from test_resume import unbroken  # noqa: F401  # a fixture
 
 LONGEST = 20.0
 """Seconds in which the processes that are left must end."""

@@ -3,47 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from resume_work import KINDS, STEPS, log_of, start
-
-TIMEOUT = 120.0
-
-
-def losses(folder: Path) -> dict[int, float]:
-    """By step; JSON keeps every bit."""
-    table = folder / "metrics.jsonl"
-    rows = [json.loads(line) for line in table.read_text().splitlines() if line.endswith("}")] if table.exists() else []
-    return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
-
-
-def finish(folder: Path, kind: str, world_size: int, **changes: Any) -> None:
-    processes = start(folder, kind, world_size, **changes)
-    for rank, process in enumerate(processes):
-        process.join(TIMEOUT)
-        assert process.exitcode == 0, log_of(folder, rank)
-
-
-def kill_at(folder: Path, kind: str, world_size: int, step: int, **changes: Any) -> int:
-    """Kill all processes when ``step`` is written; the last step that was."""
-    processes, end = start(folder, kind, world_size, **changes), time.monotonic() + TIMEOUT
-    while max(losses(folder), default=0) < step:
-        assert all(process.is_alive() for process in processes), [log_of(folder, r) for r in range(world_size)]
-        assert time.monotonic() < end
-        time.sleep(0.001)
-    for process in processes:
-        os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
-    for process in processes:
-        process.join()
-    return max(losses(folder))
+from killed_runs import KINDS, STEPS, final_weights, finish, kill_at, log_of, losses
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +35,7 @@ def check_trial(unbroken: Any, tmp_path: Path, kind: str, world_size: int, seed:
     whole = unbroken(kind, world_size)
     assert list(losses(folder)) == list(range(1, STEPS + 1))
     assert losses(folder) == losses(whole)
-    one, other = (
-        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (folder, whole)
-    )
+    one, other = final_weights(folder), final_weights(whole)
     assert all(torch.equal(one[name], other[name]) for name in other)
     assert len(set(losses(whole).values())) > STEPS // 2  # there is something to agree on
 

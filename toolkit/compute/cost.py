@@ -11,6 +11,7 @@ from torch import nn
 
 from toolkit.checks import require_positive
 from toolkit.layers import MixtureOfDepths, MoE
+from toolkit.layers.recomputation import Recompute, layer_policies, rerun_products
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.work import BACKWARD, CERTAINTIES, Work
 
@@ -35,12 +36,14 @@ class Cost:
         active_parameters: those that one token uses on average, in training: of the routed experts as many as there
             are rows a token, all of them with a soft router; of a layer that only some tokens go through, their share.
         work: every product of a forward over one sequence, in training, evaluation or both.
+        recomputed: multiply-adds that a backward pass over one sequence does again, of layers that are computed again.
     """
 
     seq_len: int
     parameters: dict[str, int]
     active_parameters: dict[str, int]
     work: tuple[Work, ...]
+    recomputed: int = 0
 
     @property
     def total_parameters(self) -> int:
@@ -98,7 +101,7 @@ class Cost:
         """FLOPs per token of a training step's forward and backward, by convention; see also ``certainty``.
 
         Noise that a router adds is in it. Backward is twice the forward where there is one, but in ``hardware``, which
-        counts recomputation as it is run.
+        counts recomputation as it is run, an operator's own and that of whole layers.
         """
         parts = [part for part in self.work if part.phase != "evaluation"]
         needed = sum((1 + part.backward) * part.needed for part in parts)
@@ -107,7 +110,7 @@ class Cost:
         return {
             "exact": 2 * needed / self.seq_len,
             "palm": (1 + BACKWARD) * self.forward_flops["palm"],
-            "hardware": 2 * computed / self.seq_len,
+            "hardware": 2 * (computed + self.recomputed) / self.seq_len,
             "full_square": 2 * square / self.seq_len,
             "chinchilla_f": sum((1 + part.backward) * _chinchilla_f(part) for part in parts) / self.seq_len,
         }
@@ -123,19 +126,28 @@ def _chinchilla_f(part: Work) -> int:
 
 
 @lru_cache(maxsize=1024)
-def cost(config: DecoderConfig, seq_len: int) -> Cost:
+def cost(config: DecoderConfig, seq_len: int, recompute: Recompute = "none") -> Cost:
     """What the decoder of ``config`` costs on sequences of ``seq_len`` tokens.
 
     The model is built on the meta device and asked, layer by layer, so the count cannot disagree with
     the model; no memory is allocated.
 
+    Args:
+        config: the decoder.
+        seq_len: tokens in a sequence.
+        recompute: what its layers compute again in training, which ``hardware`` counts and no other convention does;
+            see :func:`toolkit.layers.recomputation.recompute_layers`.
+
     Raises:
-        ValueError: if ``seq_len`` is not positive.
+        ValueError: if ``seq_len`` is not positive, or ``recompute`` no policy.
     """
     require_positive(seq_len=seq_len)
     decoder = shapes_of(config)
     parameters = count_parameters(decoder)
-    return Cost(seq_len, dict(parameters), _active(parameters, decoder, seq_len), tuple(decoder.work(seq_len)))
+    policies = layer_policies(recompute, len(config.blocks))
+    again = (rerun_products(*layer, seq_len) for layer in zip(decoder.blocks, policies, strict=True))
+    active = _active(parameters, decoder, seq_len)
+    return Cost(seq_len, dict(parameters), active, tuple(decoder.work(seq_len)), sum(again))
 
 
 @lru_cache(maxsize=8)

@@ -49,7 +49,8 @@ def measure(decoder: Decoder, seq_len: int, batch_size: int = 1, seed: int = 0) 
     Of a copy of ``decoder`` on random tokens: the model, and torch's generators, are left as they were. What depends on
     data is counted as it came: second experts that GShard leaves out and tokens that capacity drops are not computed.
     Runs the reference backends on the decoder's device, so it is for small shapes. Layers that choose keys by content
-    are counted with the gates they compute and mask, which ``exact`` leaves out.
+    are counted with the gates they compute and mask, which ``exact`` leaves out. Layers that are computed again
+    (:func:`toolkit.layers.recomputation.recompute_layers`) are counted as often as they are.
 
     Args:
         decoder: the model; its mode does not matter.
@@ -70,8 +71,10 @@ def measure(decoder: Decoder, seq_len: int, batch_size: int = 1, seed: int = 0) 
         evaluation -= sum((1 - call.visible) * _attention_flops(call)[0] for call in calls)
         calls.clear()
         logits, forward = _counted(lambda: copy.train()(tokens).logits)
+        once = len(calls)  # those of layers that are computed again come after
         _, backward = _counted(lambda: logits.square().mean().backward())
-    masked = sum((1 - call.visible) * sum(_attention_flops(call)) for call in calls)
+    masked = sum((1 - call.visible) * sum(_attention_flops(call)) for call in calls[:once])
+    masked += sum((1 - call.visible) * _attention_flops(call)[0] for call in calls[once:])
     return Measured(evaluation / tokens.numel(), (forward + backward - masked) / tokens.numel())
 
 

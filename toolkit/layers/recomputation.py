@@ -17,8 +17,9 @@ from toolkit.checks import require
 from toolkit.layers.block import Block
 from toolkit.layers.depths import MixtureOfDepths
 from toolkit.layers.experts import operator as _experts  # noqa: F401  # registers toolkit::experts
+from toolkit.layers.feed_forward import FeedForward
 from toolkit.layers.moe import MoE
-from toolkit.routing import recomputing
+from toolkit.routing import SoftRouter, recomputing
 
 RECOMPUTE = ("none", "full", "selective")
 """Policies by name; a number k is every k-th layer."""
@@ -80,6 +81,36 @@ def recompute_layers(model: nn.Module, recompute: Recompute) -> None:
         layer.__dict__.pop("forward", None)
         if policy != "none":
             layer.forward = Recomputed(layer, policy)  # type: ignore[method-assign]
+
+
+def rerun_products(layer: nn.Module, policy: str, seq_len: int) -> int:
+    """Multiply-adds that a layer's backward pass computes again of its forward over one sequence of training.
+
+    ``"selective"`` keeps what products gave. ``"full"`` computes the layer again up to what the backward pass reads
+    last: where the layer's output is that of a product alone, that product is left out.
+
+    Args:
+        layer: a :class:`Block` or :class:`MixtureOfDepths`.
+        policy: of :func:`layer_policies`.
+        seq_len: tokens.
+    """
+    if policy != "full":
+        return 0
+    parts = layer.work(seq_len)  # type: ignore[operator]  # it is one of the two
+    forward = sum(part.computed for part in parts if part.phase != "evaluation")
+    return int(forward) - (_last_product(layer.feed_forward, seq_len) if isinstance(layer, Block) else 0)
+
+
+def _last_product(layer: nn.Module, seq_len: int) -> int:
+    """Multiply-adds of the product whose output nothing but the sum with the stream reads; 0 if something does."""
+    if isinstance(layer, FeedForward):
+        return seq_len * layer.down_proj.numel()
+    if not isinstance(layer, MoE) or layer.zero_experts is not None or layer.shared_gate is not None:
+        return 0
+    if layer.shared is not None:
+        return _last_product(layer.shared, seq_len)
+    soft = isinstance(layer.router, SoftRouter)
+    return seq_len * layer.router.rows(seq_len) * layer.experts.weights.first.shape[-1] if soft else 0  # type: ignore
 
 
 @cache

@@ -58,7 +58,7 @@ class LanguageModel(lightning.LightningModule):
         self.passes = WholePasses(self.decoder)
         self.parameter_groups = parameter_groups(self.decoder)
         self._routers = list(non_finite_logits(self.decoder))  # of the whole model, by path
-        self.flops_per_token = cost(model, training.context).training_flops
+        self.flops_per_token = cost(model, training.context, training.recompute).training_flops
         self.forward_flops_per_token = cost(model, training.context).forward_flops
         self.last_loss = torch.tensor(math.nan)
         self.bits_per_byte: float | None = None

@@ -9,11 +9,11 @@ from math import prod
 
 import pytest
 
-from toolkit.compute import cost, memory
+from toolkit.compute import cost, memory, traffic
 from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.parallel import ParallelConfig
 from toolkit.scaling.plan import __main__ as command
-from toolkit.scaling.plan.layouts import Run, find_decoder, fitting, layouts, optimal_tokens
+from toolkit.scaling.plan.layouts import Layout, Run, find_decoder, fitting, layouts, optimal_tokens, refusal
 
 ATTENTION = AttentionConfig(heads=8, kv_heads=4)
 DENSE = DecoderConfig(512, 64, (BlockConfig(ATTENTION, FeedForwardConfig(256)),) * 3)
@@ -55,8 +55,38 @@ def test_layouts_that_fit_are_those_memory_says_and_in_the_order_that_is_stated(
         assert layout.memory == planned
         assert (layout in fit) == (planned.training <= run.room)
         assert layout.parallel.world_size == 12
-    inside = [each.parallel.tensor * each.parallel.context * each.parallel.pipeline for each in fit]
-    assert inside == sorted(inside)
+        sent = traffic(SPARSE, run.batch * layout.parallel.pipeline, run.seq, run.precision, layout.parallel)
+        assert layout.traffic == sent
+        assert layout.sent_per_token == sent.total / layout.tokens
+    keys = [(each.sent_per_token, each.memory.training) for each in fit]
+    assert keys == sorted(keys)
+
+
+def test_layouts_are_compared_by_what_they_send_for_a_token() -> None:
+    """Copies average gradients once a step, however many tokens it has; the more tokens, the fewer bytes for each."""
+    run = replace(RUN, gpus=4)
+    few, many = (next(iter(copies(layouts(DENSE, each)))) for each in (run, replace(run, batch=4)))
+    assert many.traffic == few.traffic
+    assert few.sent_per_token == 2 * many.sent_per_token
+    assert few.tokens == 4 * run.batch * run.seq
+
+
+def copies(found: list[Layout]) -> list[Layout]:
+    """Of whole models alone."""
+    return [each for each in found if each.parallel.is_replicated]
+
+
+def test_a_ring_holds_two_chunks_in_every_process() -> None:
+    run = replace(RUN, gpus=4, seq=100)
+    assert refusal(DENSE, ParallelConfig(context=4), run) == "seq: not to be shared evenly"
+    assert refusal(DENSE, ParallelConfig(context=2), run) == ""
+
+
+def test_layers_that_choose_keys_by_content_are_not_planned_in_a_ring() -> None:
+    block = BlockConfig(replace(ATTENTION, pattern="MoBA(block=8, top_k=2)"), FeedForwardConfig(256))
+    found = layouts(replace(DENSE, blocks=(block,)), replace(RUN, gpus=4))
+    assert {layout.parallel.context for layout in found} == {1}
+    assert {layout.parallel.tensor for layout in found} > {1}
 
 
 @pytest.mark.parametrize(("params", "experts"), [(1.5e8, 0), (1.3e9, 0), (1.3e9, 16), (7e9, 64), (7e10, 0), (7e10, 16)])
@@ -81,7 +111,8 @@ def test_llama_3s_shape_is_found_for_its_size() -> None:
 def test_the_command_prints_what_it_was_asked(capsys: pytest.CaptureFixture[str]) -> None:
     command.main(["--params", "1.3e9", "--experts", "8", "--top-k", "2", "--gpus", "4", "--seq", "2048", "--show", "3"])
     printed = capsys.readouterr().out
-    for words in ("FLOPs per token", "Compute-optimal", "layouts fit into 72.0 GB", "dominate", "optimizer"):
+    columns = "GB sent", "B/token", "It sends in a step of"
+    for words in ("FLOPs per token", "Compute-optimal", "layouts fit into 72.0 GB", "dominate", "optimizer", *columns):
         assert words in printed
     command.main(["--params", "7e9", "--gpus", "1"])
     assert "None fits" in capsys.readouterr().out

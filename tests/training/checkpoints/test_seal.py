@@ -6,13 +6,14 @@ import hashlib
 import json
 import pickle
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from damaged_checkpoints import DAMAGES, trial
+from damaged_checkpoints import FILES as ALL_FILES
 
 from toolkit.training.checkpoints import CorruptCheckpoint, problems, read_checkpoint, seal, write_checkpoint
 
@@ -29,26 +30,6 @@ def written(folder: Path, sharded: bool) -> Path:
     write_checkpoint(STATE, path, sharded=sharded)
     assert problems(path) == []
     return path
-
-
-def flip(place: float) -> Callable[[Path], None]:
-    def change(path: Path) -> None:
-        content = bytearray(path.read_bytes())
-        content[min(int(place * len(content)), len(content) - 1)] ^= 1
-        path.write_bytes(content)
-
-    return change
-
-
-def cut(keep: float) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)]) and None  # type: ignore
-
-
-DAMAGES = {
-    "first byte": flip(0.0), "a byte": flip(0.4), "last byte": flip(1.0), "cut by a byte": cut(1 - 1e-9),
-    "cut in half": cut(0.5), "emptied": cut(0.0), "deleted": Path.unlink,
-    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -71,6 +52,12 @@ def test_a_file(tmp_path: Path, damage: str) -> None:
     assert problem.startswith("x.ckpt")
     with pytest.raises(CorruptCheckpoint, match=r"x\.ckpt"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("file", ALL_FILES)
+def test_each_line_of_the_table_of_damages_is_right(tmp_path: Path, file: str) -> None:
+    lines = [trial(tmp_path / damage, file, damage) for damage in DAMAGES]
+    assert all(right for _, right in lines), lines
 
 
 def test_every_byte_of_a_small_file_counts(tmp_path: Path) -> None:

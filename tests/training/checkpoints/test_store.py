@@ -134,6 +134,7 @@ class Crash(BaseException):
     """Stands for the end of the process: nothing after it is done."""
 
 
+@pytest.mark.filterwarnings("ignore:.*is missing.*goes on from")
 @pytest.mark.parametrize("sharded", [False, True])
 def test_wherever_a_crash_cuts_publishing_a_whole_one_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharded: bool

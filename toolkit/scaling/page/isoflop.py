@@ -142,8 +142,15 @@ def _draw_isoflop(
         **group,
         **place,
     )
+    _draw_minimum(figure, minimum, (cells[0].size, cells[-1].size), colour, {**group, **place})
+
+
+def _draw_minimum(
+    figure: go.Figure, minimum: IsoFLOPMinimum, sizes: tuple[float, float], colour: str, place: dict[str, Any]
+) -> None:
+    """The curve between the smallest and the largest of the ``sizes``, where one was fitted, and its minimum."""
     if minimum.coefficients is not None:
-        x = np.linspace(math.log(cells[0].size), math.log(cells[-1].size), 60)
+        x = np.linspace(math.log(sizes[0]), math.log(sizes[1]), 60)
         dash = "solid" if minimum.method == "parabola" else "dot"
         figure.add_scatter(
             x=np.exp(x),
@@ -152,7 +159,6 @@ def _draw_isoflop(
             line={"color": colour, "dash": dash},
             showlegend=False,
             hoverinfo="skip",
-            **group,
             **place,
         )
     found = f"{minimum.size:,.0f} active parameters<br>{minimum.loss:.4f} bits per byte"
@@ -166,7 +172,6 @@ def _draw_isoflop(
         showlegend=False,
         hovertext=text,
         hoverinfo="text",
-        **group,
         **place,
     )
 

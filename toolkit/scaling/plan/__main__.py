@@ -2,6 +2,12 @@
 
 python -m toolkit.scaling.plan --params 7e9 --experts 64 --top-k 8 --seq 131072 --gpus 64 --gpu-memory 80
 
+Layouts that fit are listed with what the fullest device keeps ("GB", and its "largest" part) and what a device sends in
+a step ("GB sent", what it is "mostly" for) and for each token of the global batch ("B/token"): those with the fewest
+bytes a token first, then those that need least memory. A layout that shares tokens or layers takes fewer sequences in a
+step, so that bytes a step alone would not compare them. How fast links are, what is sent while something else is
+computed, and how long the stages of a pipeline wait for each other, is not in it.
+
 Formulas from shapes alone: no GPU is needed, and none was measured.
 """
 
@@ -44,8 +50,8 @@ def read_run(arguments: Sequence[str]) -> tuple[Run, int]:
     Raises:
         ValueError: naming the setting that cannot be used.
     """
-    description = (__doc__ or "").splitlines()[0]
-    parser = _Parser(prog="python -m toolkit.scaling.plan", description=description, allow_abbrev=False)
+    how = argparse.RawDescriptionHelpFormatter
+    parser = _Parser("python -m toolkit.scaling.plan", description=__doc__, formatter_class=how, allow_abbrev=False)
     kinds: dict[Any, Callable[[str], Any]] = {"float": float, "int": int, "Recompute": _recompute}
     for field in fields(Run):
         given = {"required": True} if field.default is MISSING else {"default": field.default}
@@ -94,11 +100,13 @@ def _print_model(console: Console, config: DecoderConfig, run: Run) -> None:
 
 def _table(found: list[Layout]) -> Table:
     table = Table()
-    for name in (*SHOWN, "GB", "largest"):
+    for name in (*SHOWN, "GB", "largest", "GB sent", "B/token", "mostly"):
         table.add_column(name, justify="right")
     for layout in found:
         sizes = [str(getattr(layout.parallel, name)) for name in SHOWN]
-        table.add_row(*sizes, f"{layout.memory.training / 1e9:.1f}", layout.memory.dominant)
+        sent = layout.traffic
+        told = f"{sent.total / 1e9:.2f}", f"{layout.sent_per_token:,.0f}", sent.dominant if sent.total else "-"
+        table.add_row(*sizes, f"{layout.memory.training / 1e9:.1f}", layout.memory.dominant, *told)
     return table
 
 
@@ -108,6 +116,10 @@ def _print_memory(console: Console, layout: Layout, which: str) -> None:
     parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in kept.components.items())
     console.print(f"A device of {which} ({' * '.join(names)}), in GB: {parts}.", highlight=False)
     share = kept.components[kept.dominant] / kept.training
+    sent = (
+        ", ".join(f"{name} {size / 1e9:.2f}" for name, size in layout.traffic.components.items() if size) or "nothing"
+    )
+    console.print(f"It sends in a step of {layout.tokens:,} tokens, in GB: {sent}.", highlight=False)
     console.print(f"{kept.dominant} dominate with {share:.0%}; decoding's cache: {kept.kv_cache / 1e9:.2f} GB.")
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.checks import require, require_choice, require_positive
-from toolkit.compute import Cost, Memory, cost, memory
+from toolkit.compute import Cost, Memory, Traffic, cost, memory, traffic
+from toolkit.compute.cost import shapes_of
 from toolkit.layers.recomputation import Recompute, require_recompute
 from toolkit.models import DecoderConfig, MoEConfig
 from toolkit.parallel import ParallelConfig
+from toolkit.parallel.context.supported import require_parallel_model
 from toolkit.scaling.plan.shape import Family, ModelShape
 
 HEAD_DIM, QUERIES_PER_KEY, FEED_FORWARD, ASPECT = 128, 4, 3.5, 128
@@ -31,10 +33,8 @@ RULE = (
     f"hidden {FEED_FORWARD:g} x width, shared among the experts that a token uses; of the widths and depths within "
     f"{TOLERANCE:.0%} the one nearest to {ASPECT} x depth"
 )
-ORDER = (
-    "fewest processes that share the insides of one forward (tensor * context * pipeline), then its experts (expert), "
-    "then its parameters (shard), then the least memory"
-)
+ORDER = "fewest bytes that a device sends for a token of the global batch, then the least memory"
+"""Of layouts: what is sent is by formula, and nothing of how fast which link is."""
 
 
 @dataclass(frozen=True)
@@ -100,17 +100,30 @@ class Run:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to spread a run, and what its fullest device keeps."""
+    """One way to spread a run, and what it comes to.
+
+    Attributes:
+        parallel: the processes.
+        memory: what the fullest device keeps.
+        traffic: what the device that sends most sends in a step.
+        tokens: of the global batch of a step.
+    """
 
     parallel: ParallelConfig
     memory: Memory
+    traffic: Traffic
+    tokens: int
 
     @property
-    def order(self) -> tuple[int, ...]:
+    def sent_per_token(self) -> float:
+        """Bytes that a device sends for each token of the global batch: layouts take more or fewer in a step."""
+        return self.traffic.total / self.tokens
+
+    @property
+    def order(self) -> tuple[float, ...]:
         """Sorts as :data:`ORDER` says."""
         sizes = self.parallel
-        inside = sizes.tensor * sizes.context * sizes.pipeline
-        return inside, sizes.expert, sizes.shard, self.memory.training, sizes.pipeline, sizes.context
+        return self.sent_per_token, self.memory.training, sizes.pipeline, sizes.context, sizes.expert
 
 
 def find_decoder(run: Run) -> DecoderConfig:
@@ -147,12 +160,14 @@ def optimal_tokens(price: Cost) -> int:
 
 def layouts(config: DecoderConfig, run: Run) -> list[Layout]:
     """Every way to spread ``config`` over ``run.gpus``, best first by :data:`ORDER`; not all of them fit."""
-    found = [
-        Layout(parallel, memory(config, run.batch * parallel.pipeline, run.seq, run.precision, parallel, run.recompute))
-        for parallel in _meshes(run)
-        if not refusal(config, parallel, run)
-    ]
+    found = [_layout(config, parallel, run) for parallel in _meshes(run) if not refusal(config, parallel, run)]
     return sorted(found, key=lambda layout: layout.order)
+
+
+def _layout(config: DecoderConfig, parallel: ParallelConfig, run: Run) -> Layout:
+    settings = config, run.batch * parallel.pipeline, run.seq, run.precision, parallel, run.recompute
+    tokens = run.batch * parallel.pipeline * run.seq * parallel.batch_count
+    return Layout(parallel, memory(*settings), traffic(*settings), tokens)
 
 
 def fitting(found: list[Layout], run: Run) -> list[Layout]:
@@ -172,7 +187,8 @@ def refusal(config: DecoderConfig, parallel: ParallelConfig, run: Run) -> str:
     shared = {"kv_heads": attention.key_heads, "hidden_dim": feed_forward.hidden_dim, "vocab_size": config.vocab_size}
     shared["per_node"] = run.per_node
     uneven = [name for name, size in shared.items() if tensor > 1 and size % tensor]
-    if run.seq % (parallel.context * tensor):
+    chunks = 2 if parallel.context > 1 else 1  # that each process of a ring holds
+    if run.seq % (parallel.context * tensor * chunks):
         uneven.append("seq")
     if parallel.pipeline > len(config.blocks):
         uneven.append("layers")
@@ -181,6 +197,11 @@ def refusal(config: DecoderConfig, parallel: ParallelConfig, run: Run) -> str:
         uneven.append("experts")
     if uneven:
         return f"{', '.join(uneven)}: not to be shared evenly"
+    if parallel.context > 1:
+        try:
+            require_parallel_model(shapes_of(config), parallel.context, "ring")
+        except ValueError as error:
+            return str(error)
     if tensor > 1 and parallel.expert > 1:
         return "tensor and expert: experts are shared in one way"
     beside = parallel.shard * tensor * parallel.context * parallel.expert

@@ -46,13 +46,16 @@ class CheckpointStore(CheckpointIO):
         """The newest whole checkpoint of the two; None if there is neither.
 
         Warns:
-            UserWarning: if the last is not whole: with its name, what is wrong, and the name of the one used instead.
+            UserWarning: if the last is not whole, or not there: with its name, what is wrong, and the name of the one
+                used instead.
 
         Raises:
             CorruptCheckpoint: if there are checkpoints and none is whole.
         """
+        if not any(path.exists() for path in self.own):
+            return None
         wrong: list[str] = []
-        for path in (path for path in self.own if path.exists()):
+        for path in self.own:
             found = problems(path)
             if not found:
                 self._whole.add(path)
@@ -61,9 +64,7 @@ class CheckpointStore(CheckpointIO):
                 return path
             self._last_is_corrupt |= path == self.last
             wrong.append(f"the checkpoint {path} is corrupt: {', '.join(found)}")
-        if wrong:
-            raise CorruptCheckpoint(f"{'; '.join(wrong)}. There is none to go on from: remove them to begin anew")
-        return None
+        raise CorruptCheckpoint(f"{'; '.join(wrong)}. There is none to go on from: remove them to begin anew")
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write it atomically; all processes call if the state is spread over them.

@@ -1,14 +1,16 @@
-"""A small run with everything random that training has, in one or two processes that can be killed one by one.
+"""A small run with everything random that training has, in one or several processes that are killed and started again.
 
 Processes are forked from a server that has imported Lightning already, and meet as those of a launcher do.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import socket
 import sys
+import time
 import traceback
 from contextlib import suppress
 from multiprocessing import get_context
@@ -20,6 +22,7 @@ import numpy as np
 
 HERE = str(Path(__file__).parent)
 STEPS = 60
+TIMEOUT = 120.0
 KINDS = ("dense", "moe")
 
 
@@ -28,13 +31,65 @@ def start(folder: Path, kind: str, world_size: int, **changes: Any) -> list[Base
     context = get_context("forkserver")
     context.set_forkserver_preload(["torch", "lightning", "toolkit.training.run", "tensorboard"])
     port = _free_port()
-    started = [
+    started: list[BaseProcess] = [
         context.Process(target=_process, args=(str(folder), kind, rank, world_size, port, changes), daemon=True)
         for rank in range(world_size)
     ]
     for process in started:
         process.start()
     return started
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """By step; JSON keeps every bit."""
+    table = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines() if line.endswith("}")] if table.exists() else []
+    return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+
+
+def finish(folder: Path, kind: str, world_size: int, **changes: Any) -> None:
+    """Train to the end, from wherever the folder stands.
+
+    Raises:
+        RuntimeError: if a process fails, or takes longer than ``TIMEOUT`` seconds.
+    """
+    for rank, process in enumerate(start(folder, kind, world_size, **changes)):
+        process.join(TIMEOUT)
+        if process.exitcode != 0:
+            raise RuntimeError(f"rank {rank} ended with {process.exitcode}: {log_of(folder, rank)}")
+
+
+def kill_at(folder: Path, kind: str, world_size: int, step: int, **changes: Any) -> int:
+    """Train, and kill all processes with signal 9 when the loss of ``step`` is written; the last step that was.
+
+    Raises:
+        RuntimeError: if a process ends by itself before that, or it takes longer than ``TIMEOUT`` seconds.
+    """
+    processes, end = start(folder, kind, world_size, **changes), time.monotonic() + TIMEOUT
+    while max(losses(folder), default=0) < step:
+        if time.monotonic() > end or not all(process.is_alive() for process in processes):
+            raise RuntimeError(f"it did not come to step {step}: {[log_of(folder, r) for r in range(world_size)]}")
+        time.sleep(0.001)
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+    return max(losses(folder))
+
+
+def saved_step(folder: Path) -> int:
+    """What a run in ``folder`` would go on from: the step of its newest whole checkpoint."""
+    from toolkit.training.checkpoints import CheckpointStore, read_checkpoint
+
+    newest = CheckpointStore(folder).newest()
+    return 0 if newest is None else int(read_checkpoint(newest)["global_step"])
+
+
+def final_weights(folder: Path) -> dict[str, Any]:
+    """Of the last checkpoint, file or folder."""
+    from toolkit.training.checkpoints import read_checkpoint
+
+    return dict(read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"])
 
 
 def _free_port() -> int:
@@ -47,6 +102,7 @@ def _free_port() -> int:
 
 
 def log_of(folder: Path, rank: int) -> str:
+    """What a process printed and raised."""
     path = Path(f"{folder}.{rank}.log")
     return path.read_text() if path.exists() else ""
 
@@ -107,7 +163,7 @@ def train(
     torch.set_num_threads(1)
     run.PeerWatch = lambda: PeerWatch(beat=0.1, patience=2.0, timeout=6.0)  # type: ignore[misc, assignment]
     tokens = np.random.default_rng(0).integers(0, 64, 3000).astype(np.uint8)
-    report = CorpusReport(*[SplitReport(("x",), n, n) for n in (600, 2400)], dropped=())
+    report = CorpusReport(SplitReport(("x",), 600, 600), SplitReport(("x",), 2400, 2400), dropped=())
     corpus = Corpus(tokens[:600], tokens[600:], ByteTokenizer(), "0" * 64, report)  # an epoch is nine steps
     config = TrainingConfig(
         steps, context=16, batch_size=4, learning_rate=3e-3, precision="32-true", log_every=1, evaluations=3,
@@ -139,12 +195,10 @@ def decoder_config(kind: str) -> Any:
 
 def _accident(die_at: tuple[int, int] | None, nan_at: tuple[int, int] | None, pause: float) -> Any:
     """What goes wrong, as a subclass of a callback that every run has."""
-    import time
-
     import torch
 
     def subclass(base: type) -> type:
-        class Accident(base):  # type: ignore[misc]
+        class Accident(base):
             def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
                 super().on_train_batch_start(trainer, module, batch, batch_idx)
                 here = trainer.global_rank, trainer.global_step
