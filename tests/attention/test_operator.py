@@ -25,7 +25,6 @@ from toolkit.attention import (
 )
 from toolkit.attention.operator import attention_backward_operator, attention_operator, decoded
 from toolkit.attention.parse import encode
-from toolkit.attention.plan import HELD
 
 IDS = torch.tensor([[0] * 9 + [1] * 14, [2] * 20 + [-1] * 3])
 PATTERNS = [
@@ -139,11 +138,3 @@ def test_in_inference_mode_a_changed_tensor_is_seen() -> None:
             ids[:, 20 - 5 * step :] += 1
             out = attention(q, k, v, Documents(ids))
             torch.testing.assert_close(out, attention(q, k, v, Documents(ids), backend="reference"))
-
-
-def test_no_more_patterns_are_remembered_than_said() -> None:
-    from toolkit.attention import operator
-
-    for _ in range(HELD + 5):
-        decoded(*encode(Documents(IDS.clone())))
-    assert len(operator._decoded) <= HELD

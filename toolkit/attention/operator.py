@@ -6,7 +6,6 @@ neither a compiler's tracing nor a fake tensor meets it, and is cached.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
@@ -16,9 +15,10 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from toolkit.attention import blockwise
+from toolkit.attention.held import Held
 from toolkit.attention.parse import parse_pattern
 from toolkit.attention.patterns import Pattern
-from toolkit.attention.plan import HELD, PLANS, Pass, plan
+from toolkit.attention.plan import PLANS, Pass, plan
 from toolkit.attention.scoring import Scoring
 from toolkit.checks import refuse_double_backward
 
@@ -186,17 +186,13 @@ def decoded(text: str, tensors: Sequence[Tensor]) -> Pattern:
     if any(tensor.is_inference() for tensor in tensors):  # these do not tell when they are changed
         return parse_pattern(text, tensors)
     key = text, tuple((id(tensor), tensor._version) for tensor in tensors)
-    if key not in _decoded:
-        # The pattern holds the tensors, so that no other can take their ids while it is remembered.
-        _decoded[key] = parse_pattern(text, tensors), tuple(tensors)
-        while len(_decoded) > HELD:
-            _decoded.popitem(last=False)
-    _decoded.move_to_end(key)
-    return _decoded[key][0]
+    # The tensors are kept with the pattern, so that no other can take their ids while it is remembered.
+    pattern, _ = _decoded.get(key, lambda: (parse_pattern(text, tensors), tuple(tensors)), lambda made: made[1])
+    return pattern
 
 
 _parsed = lru_cache(maxsize=PLANS)(parse_pattern)
-_decoded: OrderedDict[Any, tuple[Pattern, tuple[Tensor, ...]]] = OrderedDict()
+_decoded: Held[tuple[Pattern, tuple[Tensor, ...]]] = Held()
 
 
 def _passes(

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toolkit.attention.held import Held
 from toolkit.attention.intervals import FAR, ROWS, Intervals, joined, normalise, on_host
 from toolkit.attention.patterns.combinations import FULL, NOTHING, simplest
 from toolkit.attention.patterns.heads import PerHead
@@ -28,11 +29,7 @@ from toolkit.attention.patterns.scattered import Residue, SummaryKeys
 from toolkit.attention.patterns.tokens import KeysAt, QueriesAt
 
 PLANS = 64
-"""Plans kept for reuse, by pattern and shape."""
-
-HELD = 8
-"""The same of patterns with tensors, which hold memory for as long as their plan is kept: enough for the layers
-that share one, few enough for patterns that are made anew for every layer and step."""
+"""Plans kept for reuse, by pattern and shape; of patterns with tensors, see :mod:`toolkit.attention.held`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +90,10 @@ def plan(pattern: Pattern, q_len: int, kv_len: int, q_start: int | None = None, 
     Raises:
         ValueError: as :meth:`Pattern.mask` does.
     """
-    kept = _kept if pattern.device is None else _held
-    return kept(pattern, q_len, kv_len, q_start, kv_start)
+    where = pattern, q_len, kv_len, q_start, kv_start
+    if pattern.device is None:
+        return _kept(*where)
+    return _held.get(where, lambda: make_plan(*where), _tensors)
 
 
 def make_plan(
@@ -109,7 +108,13 @@ def make_plan(
     return tuple(passes)
 
 
-_kept, _held = lru_cache(maxsize=PLANS)(make_plan), lru_cache(maxsize=HELD)(make_plan)
+_kept = lru_cache(maxsize=PLANS)(make_plan)
+_held: Held[tuple[Pass, ...]] = Held()
+
+
+def _tensors(passes: tuple[Pass, ...]) -> list[Tensor]:
+    """What a plan holds, twice: backends derive about as much from it, and keep that with it."""
+    return 2 * [x for part in passes for x in (part.rows, part.columns, part.first, part.stop) if x is not None]
 
 
 def plan_total(passes: tuple[Pass, ...], count: Callable[[Pass], int], batch: int, heads: int) -> int:

@@ -114,18 +114,20 @@ def same_bits_again() -> dict[str, bool]:
 
 
 def half_precision_errors() -> dict[str, tuple[float, float, float]]:
-    """Errors of the ring and of one process's attention in bfloat16 against the textbook in fp64, and 4 ulp of it."""
+    """Errors of both kinds and of one process's attention in bfloat16 against the textbook in fp64, and 4 ulp of it."""
     group, errors = dist.group.WORLD, {}
     given = {key: x.bfloat16() if x.ndim > 1 else x for key, x in tensors(2, 8, seed=3).items()}
     exact = gradients(attention, {key: x.double() for key, x in given.items()}, Causal(), {"backend": "reference"})
     single = gradients(attention, given, Causal(), {})
-    for layout in ("zigzag", "contiguous"):
+    for attend in (RingAttention(group), RingAttention(group, "contiguous"), UlyssesAttention(group)):
+        layout = attend.layout
         part = {key: x if x.ndim == 1 else split_sequence(x, group, layout, dim=2) for key, x in given.items()}
-        found = gradients(RingAttention(group, layout), part, Causal(), {})
+        found = gradients(attend, part, Causal(), {})
         for key, value in exact.items():
             joined = join_sequence(found[key], group, layout, dim=2)
-            ring, one = (float((x.double() - value).abs().max()) for x in (joined, single[key]))
-            errors[f"{layout} {key}"] = ring, one, 4 * torch.finfo(joined.dtype).eps * float(value.abs().max())
+            parts, one = (float((x.double() - value).abs().max()) for x in (joined, single[key]))
+            four_ulp = 4 * torch.finfo(joined.dtype).eps * float(value.abs().max())
+            errors[f"{type(attend).__name__} {layout} {key}"] = parts, one, four_ulp
     return errors
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from toolkit.attention import Documents
 from toolkit.layers import auxiliary_losses
+from toolkit.layers.recomputation import recompute_layers
 from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.parallel.context import (
     average_gradients,
@@ -43,6 +44,8 @@ class Case:
     router: str | None = None
     dtype: torch.dtype = torch.float64
     sharded: bool = False
+    recompute: str = "none"
+    compiled: bool = False
 
     def decoder(self) -> Decoder:
         """The same weights every time."""
@@ -82,6 +85,9 @@ def train(case: Case, group: DeviceMesh | None = None) -> tuple[list[float], dic
         names = list(decoder.state_dict())
         assert context_parallel(decoder, group, layout=case.layout, method=case.method) is decoder
         assert list(decoder.state_dict()) == names
+        recompute_layers(decoder, case.recompute)
+        for block in decoder.blocks if case.compiled else ():
+            block.compile(backend="aot_eager")
         for part in (*decoder.blocks, decoder) if case.sharded else ():
             fully_shard(part, mesh=group)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=0.02, weight_decay=0.1)

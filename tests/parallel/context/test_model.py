@@ -80,6 +80,20 @@ CASES = {
     ),
 }
 
+MIXED = (
+    AttentionConfig(heads=4, kv_heads=1, sinks=True, dropout_p=0.1, rope_scaling="YaRNScaling(4, 16)"),
+    AttentionConfig(heads=4, kv_heads=2, pattern="Causal() & SlidingWindow(9)", rope_scaling="Llama3Scaling(8, 16)"),
+)
+CASES |= {
+    f"{method}, {name}": Case(MIXED, method=method, packed=True, **settings)
+    for method in ("ring", "ulysses")
+    for name, settings in {
+        "recomputed": {"recompute": "full"},
+        "recomputed in part": {"recompute": "selective"},
+        "compiled": {"compiled": True},
+    }.items()
+}
+
 
 @pytest.fixture(scope="module")
 def single() -> dict[str, tuple[list[float], dict[str, np.ndarray]]]:
@@ -91,8 +105,14 @@ FEW = ["ring, grouped, sinks, experts", "ring, packed, contiguous", "ulysses, Mo
 
 @pytest.mark.parametrize(
     ("ranks", "groups", "names"),
-    [(2, 1, [*CASES]), (4, 1, FEW), (4, 2, ["ring, dropout"]), pytest.param(4, 1, [*CASES], marks=pytest.mark.slow)],
-    ids=["2", "4", "2 groups of 2", "4, every case"],
+    [
+        (2, 1, [name for name, case in CASES.items() if not case.compiled]),
+        (4, 1, FEW),
+        (4, 2, ["ring, dropout"]),
+        pytest.param(2, 1, [name for name, case in CASES.items() if case.compiled], marks=pytest.mark.slow),
+        pytest.param(4, 1, [*CASES], marks=pytest.mark.slow),
+    ],
+    ids=["2", "4", "2 groups of 2", "2, compiled", "4, every case"],
 )
 def test_three_steps_on_parts_are_three_steps_on_the_whole(
     ranks: int, groups: int, names: list[str], single: dict

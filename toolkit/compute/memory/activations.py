@@ -8,7 +8,7 @@ from torch import nn
 
 from toolkit.compute.memory.feed_forward import feed_forward_bytes, feed_forward_outputs, shown_bytes
 from toolkit.compute.memory.spread import Spread
-from toolkit.layers import Block, MixtureOfDepths
+from toolkit.layers import Block, MixtureOfDepths, MoE
 from toolkit.models import BlockConfig, DecoderConfig
 
 
@@ -98,6 +98,8 @@ def _block_bytes(block: BlockConfig, layer: Block, dim: int, tokens: Tokens) -> 
     if block.attention.qk_norm:  # what it normalises, as a view of all that was projected, and what that gives
         attention += tokens.low * (queries + keys) + 4 * (queries + keys // 2)
     kept = 2 * _norm_bytes(dim, tokens) + tokens.count * attention // tokens.spread.tensor
+    if tokens.spread.stream > 1 and tokens.low < 4 and isinstance(layer.feed_forward, MoE):
+        kept += 4 * dim * tokens.count  # the tokens as they are gathered, which the router reads before they are cast
     return kept + feed_forward_bytes(
         layer.feed_forward,
         tokens.low,

@@ -38,8 +38,8 @@ def feed_forward_bytes(
         kept = _soft_bytes(layer, low, batch_size, seq_len, tensor)
     else:
         kept = _routed_bytes(layer, low, batch_size, seq_len, tensor)
-        if expert > 1:  # rows that came are kept in place of the input, and their triples once more
-            kept += layer.triples(batch_size, seq_len) * (low * _sizes(layer)[1] + TRIPLE)
+        if expert > 1:  # rows that came, their triples once more, and the outputs that came home, summed in fp32
+            kept += layer.triples(batch_size, seq_len) * ((low + 4) * _sizes(layer)[1] + TRIPLE)
     if layer.shared is not None:
         kept += feed_forward_bytes(layer.shared, low, batch_size, seq_len, tensor=tensor) + tokens * _cast(layer, low)
     if layer.shared_gate is not None:  # the gate, and what it multiplies

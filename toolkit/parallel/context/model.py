@@ -31,9 +31,10 @@ def context_parallel(
 ) -> Decoder:
     """Have a decoder take a part of every sequence on each rank, and compute what it would of the whole.
 
-    Changes ``decoder`` in place, before it is wrapped, sharded or compiled; parameters and their names stay. From then
-    on ``decoder(input_ids, valid=..., sequence_ids=...)`` takes this rank's parts (:func:`split_sequence`) and returns
-    its part of the logits. The ranks must hold the same weights; dropout is by the first rank's generator.
+    Changes ``decoder`` in place, before it is wrapped, sharded or compiled (attention itself breaks the graph);
+    parameters and their names stay. From then on ``decoder(input_ids, valid=..., sequence_ids=...)`` takes this rank's
+    parts (:func:`split_sequence`) and returns its part of the logits. The ranks must hold the same weights; dropout is
+    by the first rank's generator.
     Losses and gradients: :func:`toolkit.parallel.context.loss.context_cross_entropy`. Every rank's auxiliary losses are
     means over its own tokens; the ranks' mean is the whole's, so averaging gradients over ranks is right for them too.
 

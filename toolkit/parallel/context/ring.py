@@ -32,7 +32,8 @@ class RingAttention(PartAttention):
     It takes any pattern of positions, written for the whole sequence; tensors in it (documents, masks) are of the whole
     sequence on every rank. Backends are ``"triton"`` and ``"blockwise"``, ``"auto"`` picks.
 
-    Memory: a rank holds its own part and two others' keys and values; backward sends them round again.
+    Memory: a rank holds its own part and two others' keys and values; backward sends them round again, and once more
+    where the layer is computed again there (activation checkpointing, of either policy).
 
     Attributes:
         group: the ranks, in the order of the layout.

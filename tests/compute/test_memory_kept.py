@@ -1,0 +1,54 @@
+"""Activations that a process keeps in a step over several, against what autograd saves while gloo's processes run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from kept_work import all_kept
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "parallel"))
+from gloo import run_processes
+
+from toolkit.compute import memory
+from toolkit.compute.memory import PRECISIONS
+from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
+from toolkit.parallel import ParallelConfig
+
+ATTENTION = AttentionConfig(heads=8, kv_heads=4)
+BALANCED = MoEConfig(64, 8, 2, router="UniformRouter()")
+DENSE = DecoderConfig(256, 64, (BlockConfig(ATTENTION, FeedForwardConfig(256)),) * 4)
+SPARSE = DecoderConfig(256, 64, (BlockConfig(ATTENTION, BALANCED),) * 4)
+LEARNED = DecoderConfig(256, 64, (BlockConfig(ATTENTION, MoEConfig(64, 8, 2)),) * 4)
+BATCH, LENGTH = 8, 48
+"""No activation has a weight's shape, by which gathered weights are told from them."""
+
+CASES = {
+    "shard": (DENSE, ParallelConfig(shard=2)),
+    "tensor": (DENSE, ParallelConfig(tensor=2)),
+    "whole stream": (DENSE, ParallelConfig(tensor=2, sequence_parallel=False)),
+    "experts' hidden units": (LEARNED, ParallelConfig(tensor=2)),
+    "ring": (DENSE, ParallelConfig(context=2)),
+    "expert, learned": (LEARNED, ParallelConfig(data=2, expert=2)),
+    "expert": (SPARSE, ParallelConfig(data=2, expert=2)),
+    "pipeline, micro-batches in flight": (DENSE, ParallelConfig(pipeline=2)),
+}
+TRIED = [(name, precision) for precision in PRECISIONS for name in CASES]
+
+
+@pytest.fixture(scope="module")
+def kept() -> dict[tuple[str, str], int]:
+    """Of the process that keeps most."""
+    cases = [(*CASES[name], BATCH, LENGTH, precision) for name, precision in TRIED]
+    each = run_processes(2, all_kept, cases)
+    return {case: max(found[place] for found in each) for place, case in enumerate(TRIED)}
+
+
+@pytest.mark.parametrize(("name", "precision"), TRIED)
+def test_activations_of_the_fullest_process_are_those_planned(
+    name: str, precision: str, kept: dict[tuple[str, str], int]
+) -> None:
+    config, parallel = CASES[name]
+    planned = memory(config, BATCH, LENGTH, precision, parallel).activations
+    assert planned == pytest.approx(kept[name, precision], rel=0.1)
