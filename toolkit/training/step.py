@@ -7,7 +7,7 @@ from torch import Tensor
 from toolkit.checks import require_choice
 from toolkit.data.examples import NOT_ASKED, Examples, as_examples
 from toolkit.layers import auxiliary_losses
-from toolkit.models import Decoder
+from toolkit.models import Decoder, DecoderOutput
 
 
 def next_token_nll(decoder: Decoder, batch: Tensor | Examples, reduction: str = "mean") -> Tensor:
@@ -19,15 +19,24 @@ def next_token_nll(decoder: Decoder, batch: Tensor | Examples, reduction: str = 
     rows of which nothing is asked are left out.
     """
     input_ids, labels = as_examples(batch)
-    each: Tensor = decoder(input_ids).nll(labels)
+    return _reduced(decoder(input_ids).nll(labels), labels, reduction, by_rows=not isinstance(batch, Tensor))
+
+
+def nll_of(logits: Tensor, labels: Tensor, reduction: str = "mean", *, by_rows: bool = False) -> Tensor:
+    """:func:`next_token_nll` from logits (batch, length, vocab_size); ``by_rows`` as for Examples."""
+    return _reduced(DecoderOutput(logits).nll(labels), labels, reduction, by_rows=by_rows)
+
+
+def _reduced(each: Tensor, labels: Tensor, reduction: str, *, by_rows: bool) -> Tensor:
+    """each (batch, length), of every label."""
+    require_choice("reduction", reduction, ("mean", "sum", "none"))
     if reduction == "none":
         return each.flatten()
+    asked = (labels != NOT_ASKED).sum(dim=1)
     if reduction == "sum":
         return each.sum()
-    require_choice("reduction", reduction, ("mean", "sum", "none"))
-    if isinstance(batch, Tensor):
-        return each.mean()
-    asked = (labels != NOT_ASKED).sum(dim=1)
+    if not by_rows:
+        return each.sum() / asked.sum().clamp(min=1)
     of_rows = each.sum(dim=1) / asked.clamp(min=1)
     return of_rows.sum() / (asked > 0).sum().clamp(min=1)
 
