@@ -58,7 +58,12 @@ def main(arguments: Sequence[str]) -> None:
         checkpoint_minutes=settings.checkpoint_minutes,
     )
     parallel = ParallelConfig(
-        devices=settings.devices, num_nodes=settings.num_nodes, accelerator=settings.accelerator, shard=settings.shard
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        accelerator=settings.accelerator,
+        shard=settings.shard,
+        pipeline=settings.pipeline,
+        micro_batches=settings.micro_batches,
     )
     conduct(model, training, parallel, settings)
 
@@ -80,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--devices", type=int, default=1, help="processes on each node")
     parser.add_argument("--num_nodes", type=int, default=1)
     parser.add_argument("--shard", type=int, default=1, help="processes that share the parameters of one copy")
+    parser.add_argument("--pipeline", type=int, default=1, help="processes that share the layers of one copy")
+    parser.add_argument("--micro_batches", type=int, help="parts of a pipeline's batch; as many as its processes")
     parser.add_argument("--accelerator", default="auto")
     return parser
 

@@ -24,7 +24,7 @@ def kept_bytes(model: DecoderConfig, parallel: ParallelConfig, batch: int, lengt
     saved = Saved()
     with low:
         if parallel.pipeline > 1:
-            trainer = PipelineTrainer(decoder, meshes, length=length, micro_batches=parallel.pipeline)
+            trainer = PipelineTrainer(decoder, meshes, length=length)
             trainer.step(windows[:, :-1], windows[:, 1:])
             saved.leave_out(decoder)
             with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):

@@ -44,7 +44,7 @@ def held_by_stages(config: DecoderConfig, length: int) -> int:
     """Bytes of parameters that this process of a pipeline has."""
     torch.manual_seed(0)
     meshes = build_mesh(ParallelConfig(pipeline=dist.get_world_size()))
-    trainer = PipelineTrainer(Decoder(config), meshes, length=length, micro_batches=2)
+    trainer = PipelineTrainer(Decoder(config), meshes, length=length)
     return _nbytes(list(trainer.decoder.parameters()))
 
 

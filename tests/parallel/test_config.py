@@ -143,3 +143,35 @@ def test_a_launcher_must_have_started_as_many_processes(monkeypatch: pytest.Monk
         ParallelConfig().check_launch()
     monkeypatch.delenv("WORLD_SIZE")
     ParallelConfig().check_launch()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"micro_batches": 4}, "micro_batches=4: it must be 1 with pipeline=1"),
+        ({"schedule": "gpipe"}, "schedule='gpipe': it must be '1f1b' with pipeline=1"),
+        (
+            {"schedule": "interleaved", "stages_per_process": 2},
+            "schedule='interleaved': it must be '1f1b' with pipeline=1",
+        ),
+        (
+            {"pipeline": 4, "micro_batches": 2},
+            "micro_batches=2: it must be at least 4, the stages, with schedule='1f1b'",
+        ),
+        ({"pipeline": 2, "stages_per_process": 2}, "stages_per_process=2: it must be 1 with schedule='1f1b'"),
+        ({"pipeline": 2, "schedule": "zero bubble"}, "schedule='zero bubble': it must be"),
+    ],
+)
+def test_a_schedule_is_a_pipeline_s_and_runs_with_its_micro_batches(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ParallelConfig(**settings)
+
+
+def test_a_pipeline_has_as_many_micro_batches_as_processes_and_cuts_each_process_s_batch() -> None:
+    assert ParallelConfig().micro_batches == 1
+    parallel = ParallelConfig(pipeline=4, data=2)
+    assert parallel.micro_batch_count == 4
+    assert parallel.local_batch(16) == 8
+    right = "batch_size=12: it must be a multiple of data * shard * micro_batches = 2 * 1 * 4 = 8"
+    with pytest.raises(ValueError, match=re.escape(right)):
+        parallel.local_batch(12)

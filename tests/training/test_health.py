@@ -14,6 +14,7 @@ from training_cases import DENSE, MODEL, budget, corpus, training
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.training import LanguageModel, fit, run
 from toolkit.training.health import FiniteLoss, first_bad_layer, last_bad_gradient
+from toolkit.training.passes import WholePasses
 
 CONFIG = training(steps=6, log_every=1, checkpoint_minutes=1e-7)
 WHOLE = DecoderConfig(256, 16, (DENSE, DENSE, DENSE))
@@ -26,12 +27,12 @@ def windows() -> torch.Tensor:
 @pytest.mark.parametrize("layer", ["blocks.1.feed_forward", "blocks.0.attention", "embedding"])
 def test_the_first_layer_that_makes_it_is_named(layer: str) -> None:
     decoder = Decoder(WHOLE)
-    assert first_bad_layer(decoder, [windows()]) == ""
+    assert first_bad_layer(WholePasses(decoder), [windows()]) == ""
     part = decoder.get_submodule(layer)
     with torch.no_grad():
         for parameter in part.parameters():
             parameter.fill_(torch.inf)
-    assert first_bad_layer(decoder, [windows()]).startswith(layer)
+    assert first_bad_layer(WholePasses(decoder), [windows()]).startswith(layer)
     assert not any(module._forward_hooks for module in decoder.modules())
 
 

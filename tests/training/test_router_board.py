@@ -11,7 +11,7 @@ import torch
 
 from toolkit.layers import DepthStats, MoE
 from toolkit.routing import RoutingStats
-from toolkit.training.router_board import depth_figures, draw_load, draw_pairs, figures, write_mean
+from toolkit.training.router_board import bias_range, depth_figures, draw_load, draw_pairs, figures, write_mean
 
 
 class Writer:
@@ -43,7 +43,7 @@ def stats_and_layer() -> tuple[RoutingStats, MoE]:
 def test_every_sum_of_the_statistics_shows_in_a_curve(name: str) -> None:
     stats, moe = stats_and_layer()
     other = replace(stats, **{name: getattr(stats, name) + torch.rand(getattr(stats, name).shape) + 0.1})
-    assert figures(other, moe) != figures(stats, moe)
+    assert figures(other, bias_range(moe)) != figures(stats, bias_range(moe))
 
 
 PROPERTIES = [name for name, member in vars(RoutingStats).items() if isinstance(member, property)]
@@ -52,7 +52,7 @@ PROPERTIES = [name for name, member in vars(RoutingStats).items() if isinstance(
 @pytest.mark.parametrize("name", [*PROPERTIES, "tokens", "non_finite", "logit_max"])
 def test_every_statistic_has_its_curve(name: str) -> None:
     stats, moe = stats_and_layer()
-    shown, value = figures(stats, moe), getattr(stats, name)
+    shown, value = figures(stats, bias_range(moe)), getattr(stats, name)
     if name in BY_EXPERT:
         assert [shown[f"{name}/expert{expert}"] for expert in range(4)] == value.tolist()
     else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from toolkit.checks import require, require_choice, require_positive
+from toolkit.parallel.micro_batches import require_schedule
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 STRATEGIES = ("auto", "ddp")
@@ -38,6 +39,12 @@ class ParallelConfig:
         context: processes that share the tokens of every sequence.
         expert: processes that share the experts of every MoE; borrowed from data * shard * context, which it divides.
         pipeline: processes that share the layers.
+        micro_batches: with ``pipeline``, parts of a process's batch that pass from stage to stage one after another:
+            the share of the time that a stage waits is (pipeline - 1) / (micro_batches + pipeline - 1), with
+            ``"interleaved"`` as of stages_per_process times the micro-batches. None: as many as processes.
+        schedule: with ``pipeline``, the order in which they run: ``"1f1b"``, ``"gpipe"`` or ``"interleaved"``, see
+            :class:`toolkit.parallel.pipeline.PipelineTrainer`.
+        stages_per_process: with ``"interleaved"``, stages of each process, which are not neighbours.
         zero: with ``shard``, 3 frees the gathered parameters after a layer's forward and gathers them again for its
             backward; 2 keeps them in between: a third fewer bytes sent, more memory.
         gather_dtype: what ``shard`` gathers parameters in: ``"parameter"``, their own dtype, or ``"bf16"``, half the
@@ -66,6 +73,9 @@ class ParallelConfig:
     context: int = 1
     expert: int = 1
     pipeline: int = 1
+    micro_batches: int | None = None
+    schedule: str = "1f1b"
+    stages_per_process: int = 1
     zero: int = 3
     gather_dtype: str = "parameter"
     offload: bool = False
@@ -79,6 +89,7 @@ class ParallelConfig:
         require_choice("zero", self.zero, (2, 3))
         require_choice("gather_dtype", self.gather_dtype, GATHER_DTYPES)
         self._resolve()
+        self._resolve_pipeline()
         spread = self.data_size * self.shard * self.context
         product = f"data {self.data} * shard {self.shard} * context {self.context} = {spread}"
         require(spread % self.expert == 0, "expert", self.expert, f"a divisor of {product}")
@@ -104,6 +115,17 @@ class ParallelConfig:
         object.__setattr__(self, "devices", devices)
         object.__setattr__(self, "data", data)
 
+    def _resolve_pipeline(self) -> None:
+        """Fill in the micro-batches, or refuse a schedule that is not a pipeline's or does not run with them."""
+        if self.micro_batches is None:
+            object.__setattr__(self, "micro_batches", self.pipeline)
+        require_schedule(self.schedule, self.pipeline, self.micro_batch_count, self.stages_per_process)
+        if self.pipeline == 1:
+            plain = {"micro_batches": 1, "schedule": "1f1b", "stages_per_process": 1}
+            for name, value in plain.items():
+                given = getattr(self, name)
+                require(given == value, name, given, f"{value!r} with pipeline=1; it is a pipeline's")
+
     def _product(self, data: int | None) -> str:
         """The sizes above 1 and what they multiply to, for what is refused."""
         sizes = {name: data if name == "data" else getattr(self, name) for name in DIMENSIONS}
@@ -128,6 +150,12 @@ class ParallelConfig:
         """``data`` as a number."""
         assert self.data is not None, "it is filled in"
         return self.data
+
+    @property
+    def micro_batch_count(self) -> int:
+        """``micro_batches`` as a number; 1 without a pipeline."""
+        assert self.micro_batches is not None, "it is filled in"
+        return self.micro_batches
 
     @property
     def processes_per_node(self) -> int:
@@ -192,14 +220,18 @@ class ParallelConfig:
         )
 
     def local_batch(self, batch_size: int) -> int:
-        """Sequences of a global batch that each process takes.
+        """Sequences of a global batch that each process takes; a pipeline's in ``micro_batches`` parts.
 
         Raises:
             ValueError: if the batch cannot be shared evenly.
         """
-        count = self.batch_count
+        count, parts = self.batch_count, self.micro_batch_count
         right = f"a multiple of data * shard = {self.data} * {self.shard} = {count}"
-        require(batch_size % count == 0, "batch_size", batch_size, right)
+        if parts > 1:
+            right = (
+                f"a multiple of data * shard * micro_batches = {self.data} * {self.shard} * {parts} = {count * parts}"
+            )
+        require(batch_size % (count * parts) == 0, "batch_size", batch_size, right)
         return batch_size // count
 
 

@@ -58,17 +58,16 @@ class StepBatches(lightning.LightningDataModule):
 
         Raises:
             ValueError: if the model is spread over processes and they would differ in how many windows they have: they
-                would wait for one another.
+                would wait for one another; or if a pipeline's cannot be cut into its micro-batches.
         """
         trainer = self._attached()
         rank, count = batch_reader(trainer)
-        waits = isinstance(getattr(trainer, "strategy", None), MeshStrategy)
-        require(
-            not waits or len(self.windows) % count == 0,
-            "validation_count",
-            len(self.windows),
-            f"a multiple of data * shard = {count}",
-        )
+        strategy = getattr(trainer, "strategy", None)
+        if isinstance(strategy, MeshStrategy):
+            parts = count * strategy.parallel.micro_batch_count
+            sizes = "data * shard" if parts == count else "data * shard * micro_batches"
+            even = len(self.windows) % parts == 0
+            require(even, "validation_count", len(self.windows), f"a multiple of {sizes} = {parts}")
         batches = self.windows[rank::count].split(self.config.batch_size // count)
         return DataLoader(batches, batch_size=None, generator=torch.Generator())
 

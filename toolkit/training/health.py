@@ -12,8 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from toolkit.layers import non_finite_logits
-from toolkit.training.step import training_loss
+from toolkit.training.passes import WholePasses
 
 
 class NotFiniteError(FloatingPointError):
@@ -63,24 +62,27 @@ class FiniteLoss(lightning.Callback):
         bad = ~torch.isfinite(module.last_loss.detach()) | _any_gradient_is_bad(module)
         if not _in_any_process(bad):
             return
-        logits = any(bool(count) for count in non_finite_logits(module.decoder).values())
+        logits = any(bool(count) for count in module.non_finite.values())
         if any(_from_all(logits)):
             return
         with trainer.precision_plugin.forward_context():
-            layer = first_bad_layer(module.decoder, batches)
+            layer = first_bad_layer(module.passes, batches)
         own = _words(float(module.last_loss), layer, last_bad_gradient(module))
-        words = [f"rank {rank}: {found}" for rank, found in enumerate(_from_all(own)) if found]
+        everyone = list(enumerate(_from_all((bool(layer), own))))
+        begun = [each for each in everyone if each[1][0]] or everyone  # the others' gradients follow from a bad layer
+        words = [f"rank {rank}: {found}" for rank, (_, found) in begun if found]
         raise NotFiniteError(trainer.global_step + 1, "; ".join(words))
 
 
-def first_bad_layer(decoder: nn.Module, batches: list[Any]) -> str:
-    """The first module whose output is not finite while its inputs are; "" if all are, or "the loss" after them."""
-    with torch.no_grad(), _watched(decoder) as found:
-        for batch in batches:
-            loss, _ = training_loss(decoder, batch)  # type: ignore[arg-type]
-            if not found and not torch.isfinite(loss):
-                found.append("the loss itself")
-    return found[0] if found else ""
+def first_bad_layer(passes: WholePasses, batches: list[Any]) -> str:
+    """The first module of this process whose output is not finite while its inputs are; "" if there is none.
+
+    Or "the loss itself", after all of them and those of other stages.
+    """
+    with _watched(passes.decoder) as found:
+        bad = [not torch.isfinite(passes.loss_again(batch)) for batch in batches]
+    layers = passes.joined(dict.fromkeys(found[:1], True))
+    return found[0] if found else "the loss itself" if any(bad) and not layers else ""
 
 
 def last_bad_gradient(module: nn.Module) -> str:

@@ -17,13 +17,12 @@ from toolkit.data import Examples, as_examples
 from toolkit.layers import non_finite_logits, require_finite_routing
 from toolkit.layers.recomputation import recompute_layers
 from toolkit.models import Decoder, DecoderConfig
-from toolkit.parallel import clip_gradients
 from toolkit.routing import LoadBalancingLoss, update_balancers
 from toolkit.routing.reduce import all_reduce
 from toolkit.training.config import TrainingConfig
-from toolkit.training.optimizer import build_optimizer
+from toolkit.training.optimizer import build_optimizer, parameter_groups
+from toolkit.training.passes import WholePasses
 from toolkit.training.schedule import learning_rate_factor
-from toolkit.training.step import next_token_nll, training_loss
 
 
 class LanguageModel(lightning.LightningModule):
@@ -41,6 +40,14 @@ class LanguageModel(lightning.LightningModule):
         model: the decoder.
         training: how it is trained.
         byte_lengths: (vocab_size,) bytes of text that each token stands for; one each by default.
+
+    Attributes:
+        decoder: the model; in a pipeline it keeps this process's layers.
+        passes: how its forwards and backwards are run; a strategy may set another.
+        parameter_groups: names of the whole decoder's parameters by the optimizer's groups.
+        last_loss: nats per token of the last training batch, this process's, without the routers' losses.
+        non_finite: router logits that were infinite or NaN since the last optimizer step, by layer of this process.
+        bits_per_byte: of the last validation, over all processes.
     """
 
     def __init__(self, model: DecoderConfig, training: TrainingConfig, byte_lengths: Tensor | None = None) -> None:
@@ -48,15 +55,18 @@ class LanguageModel(lightning.LightningModule):
         self.model_config, self.training_config = model, training
         self.decoder = Decoder(model)
         recompute_layers(self.decoder, training.recompute)
+        self.passes = WholePasses(self.decoder)
+        self.parameter_groups = parameter_groups(self.decoder)
+        self._routers = list(non_finite_logits(self.decoder))  # of the whole model, by path
         self.flops_per_token = cost(model, training.context, training.recompute).training_flops
         self.forward_flops_per_token = cost(model, training.context).forward_flops
-        self.last_loss = torch.tensor(math.nan)  # nats per token of the last training batch, this process
-        self.bits_per_byte: float | None = None  # of the last validation, over all processes
+        self.last_loss = torch.tensor(math.nan)
+        self.bits_per_byte: float | None = None
         lengths = torch.ones(model.vocab_size) if byte_lengths is None else byte_lengths
         self.byte_lengths: Tensor
         self.register_buffer("byte_lengths", lengths.double(), persistent=False)
         self._sums: list[Tensor] = []
-        self._non_finite: dict[str, Tensor] = {}  # router logits since the last optimizer step, by layer
+        self.non_finite: dict[str, Tensor] = {}
         self.save_hyperparameters({"model": model.to_dict(), "training": asdict(training)})
 
     @property
@@ -70,15 +80,22 @@ class LanguageModel(lightning.LightningModule):
 
     def training_step(self, batch: Tensor | Examples, batch_idx: int) -> Tensor:
         """Windows (batch, context + 1), or Examples -> the loss to minimise, scalar."""
-        loss, self.last_loss = training_loss(self.decoder, batch)
-        for path, count in non_finite_logits(self.decoder).items():
-            self._non_finite[path] = self._non_finite.get(path, 0) + count
+        loss, self.last_loss = self.passes.training_loss(batch)
+        for path, count in self.passes.non_finite().items():
+            self.non_finite[path] = self.non_finite.get(path, 0) + count
         return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Autograd's, where it has not been run with the forward."""
+        if not self.passes.early_gradients:
+            super().backward(loss, *args, **kwargs)
 
     def on_train_start(self) -> None:
         """Tell the losses that balance the global batch how many micro-batches it has."""
+        batches = self.trainer.accumulate_grad_batches
+        self.passes.weight = 1 / batches
         for loss in self._balancing():
-            loss.micro_batches = self.trainer.accumulate_grad_batches
+            loss.micro_batches = batches * self.passes.micro_batches
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Refuse router logits that are not finite, of every micro-batch of the step and every process.
@@ -86,17 +103,27 @@ class LanguageModel(lightning.LightningModule):
         Raises:
             ValueError: naming the layer and the step, in every process.
         """
-        counts, self._non_finite = self._non_finite, {}
-        if counts:
-            total = all_reduce(torch.stack(list(counts.values())))
-            require_finite_routing(self.decoder, self.global_step + 1, dict(zip(counts, total, strict=True)))
+        own, self.non_finite = self.non_finite, {}
+        if self._routers:
+            none = torch.zeros((), dtype=torch.int64, device=self.device)
+            counts = self.passes.sum_over_stages(
+                all_reduce(torch.stack([own.get(path, none) for path in self._routers]))
+            )
+            require_finite_routing(self.decoder, self.global_step + 1, dict(zip(self._routers, counts, strict=True)))
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Before a backward; one that comes with the forward is done by now, and the step before has freed its own."""
+        if not self.passes.early_gradients:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """The optimizer's step, which Lightning asks for when all micro-batches are in; then the routers' biases move.
 
         Here rather than at the batch's end, so that a checkpoint made there has the biases moved.
         """
-        super().optimizer_step(*args, **kwargs)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.passes.early_gradients:
+            optimizer.zero_grad(set_to_none=True)
         update_balancers(self.decoder)
         for loss in self._balancing():
             loss.reset()
@@ -110,7 +137,7 @@ class LanguageModel(lightning.LightningModule):
 
         Or of this process's part of windows, as Examples that ask for every token.
         """
-        nll = next_token_nll(self.decoder, windows, reduction="none").double().sum()
+        nll = self.passes.summed_nll(windows)
         self._sums.append(torch.stack([nll, self.byte_lengths[as_examples(windows).labels].sum()]))
 
     def on_validation_epoch_end(self) -> None:
@@ -123,7 +150,7 @@ class LanguageModel(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, its learning rate set by the schedule before every step."""
-        optimizer = build_optimizer(self.decoder, self.training_config)
+        optimizer = build_optimizer(self.decoder, self.training_config, self.parameter_groups)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, self.training_config)
         )
@@ -142,7 +169,7 @@ class LanguageModel(lightning.LightningModule):
         """
         require_choice("gradient_clip_algorithm", gradient_clip_algorithm, (None, "norm"))
         if gradient_clip_val is not None:
-            clip_gradients(self.decoder.parameters(), gradient_clip_val)
+            self.passes.clip_gradients(gradient_clip_val)
 
     def _balancing(self) -> list[LoadBalancingLoss]:
         return [module for module in self.decoder.modules() if isinstance(module, LoadBalancingLoss)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -42,7 +44,7 @@ def train_pipelined(
         model: the decoder.
         parallel: as many processes as there are.
         micro_batches: of a step; with ``data``, each process takes its share of every one.
-        schedule, stages_per_process: see :class:`toolkit.parallel.pipeline.PipelineTrainer`.
+        schedule, stages_per_process: see :class:`toolkit.parallel.ParallelConfig`.
         recompute: what layers compute again, see :func:`toolkit.layers.recomputation.recompute_layers`.
         steps, batch_size, length, dtype, gradient_clip, seed: see :func:`toolkit.training.equivalence.train_steps`;
             loads are of all micro-batches of the last step.
@@ -53,9 +55,9 @@ def train_pipelined(
     batches = torch.randint(model.vocab_size, (steps, batch_size, length + 1))
     if parallel.pipeline == 1:
         return _accumulated(decoder, batches, micro_batches, gradient_clip)
-    meshes = build_mesh(parallel)
-    settings = {"schedule": schedule, "stages_per_process": stages_per_process}
-    trainer = PipelineTrainer(decoder, meshes, length=length, micro_batches=micro_batches, **settings)  # type: ignore[arg-type]
+    settings = {"micro_batches": micro_batches, "schedule": schedule, "stages_per_process": stages_per_process}
+    meshes = build_mesh(replace(parallel, **settings))  # type: ignore[arg-type]
+    trainer = PipelineTrainer(decoder, meshes, length=length)
     by_process = batches.view(steps, micro_batches, meshes.batch_count, -1, length + 1)
     return _pipelined(trainer, by_process[:, :, meshes.batch_rank].flatten(1, 2), gradient_clip)
 

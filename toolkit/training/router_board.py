@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-def figures(stats: RoutingStats, moe: MoE) -> dict[str, float]:
-    """Tag and value of every curve of one layer, those by expert last."""
+def bias_range(moe: MoE) -> dict[str, float]:
+    """How far a balancer's biases are apart; empty where there is none."""
     balancer = getattr(moe.router, "balancer", None)
-    spread = {} if balancer is None else {"bias_range": float(balancer.bias.max() - balancer.bias.min())}
+    return {} if balancer is None else {"bias_range": float(balancer.bias.max() - balancer.bias.min())}
+
+
+def figures(stats: RoutingStats, spread: Mapping[str, float]) -> dict[str, float]:
+    """Tag and value of every curve of one layer, with its :func:`bias_range`; those by expert last."""
     by_expert = {
         f"{name}/expert{expert}": share
         for name, shares in (("load", stats.load), ("importance", stats.importance))

@@ -33,9 +33,10 @@ def depth_layers(module: Any) -> dict[str, MixtureOfDepths]:
 
 
 def _named(module: Any, kind: type[Layer]) -> list[tuple[str, Layer]]:
-    return [(_short(path), layer) for path, layer in module.decoder.named_modules() if isinstance(layer, kind)]
+    return [(short_name(path), layer) for path, layer in module.decoder.named_modules() if isinstance(layer, kind)]
 
 
-def _short(path: str) -> str:
+def short_name(path: str) -> str:
+    """``layer0`` for the layer of a path in the decoder, or the path where it is nested."""
     plain = re.fullmatch(r"blocks\.(\d+)(\.feed_forward)?", path)
     return f"layer{plain[1]}" if plain else path

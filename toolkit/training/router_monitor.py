@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import lightning
 import numpy as np
@@ -13,12 +14,14 @@ from toolkit.layers import DepthStats, MoE
 from toolkit.routing import Assignment, RoutingStats, SoftRouter, co_selection
 from toolkit.routing.reduce import all_reduce
 from toolkit.training.board import board
-from toolkit.training.router_board import depth_figures, draw_load, draw_pairs, figures, write, write_mean
-from toolkit.training.router_layers import depth_layers, moe_layers, routed_layers
+from toolkit.training.router_board import bias_range, depth_figures, draw_load, draw_pairs, figures, write, write_mean
+from toolkit.training.router_layers import depth_layers, moe_layers, routed_layers, short_name
 from toolkit.training.router_probe import RouterProbe
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+Counts = TypeVar("Counts", RoutingStats, DepthStats)
 
 
 class RouterMonitor(lightning.Callback):
@@ -35,9 +38,11 @@ class RouterMonitor(lightning.Callback):
     Heat maps when training ends: load over time, and which experts are chosen together. The folder's ``load.npz``
     holds the loads, ``flip_rate.npz`` the flip rates, by layer, with ``steps``.
 
-    Figures are of the global batch (every process's tokens are added), of the last micro-batch where gradients are
-    accumulated; the flip rate is of the first process's sequence. Soft routers are left out: every expert gets all
-    its slots. Between records nothing waits for the device. That logits are finite is ``LanguageModel``'s to see to.
+    Figures are of the global batch (every process's tokens are added) and of all layers, in whichever process. Where
+    gradients are accumulated they are of the last batch; a pipeline's are of all its micro-batches, but for the pairs,
+    which are of the last. The flip rate is of the first process's sequence. Soft routers are left out: every expert
+    gets all its slots. Between records nothing waits for the device. That logits are finite is ``LanguageModel``'s to
+    see to.
 
     Args:
         folder: the run's folder.
@@ -86,11 +91,10 @@ class RouterMonitor(lightning.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Add how the batch's tokens were routed."""
-        for name, moe in routed_layers(module).items():
-            stats = moe.stats
+        for name, stats in _by_layer(module.passes.routing()).items():
             self.validation[name] = self.validation[name] + stats if name in self.validation else stats
-        for name, layer in depth_layers(module).items():
-            self.validation_depths[name] = self._depths_so_far(name, module) + layer.stats
+        for name, chosen in _by_layer(module.passes.depths()).items():
+            self.validation_depths[name] = self._depths_so_far(name, module) + chosen
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
         """Log MaxVio over the whole pass (Wang et al. 2024's MaxVio_global), and what layers in depth chose."""
@@ -99,10 +103,9 @@ class RouterMonitor(lightning.Callback):
             if not isinstance(moe.router, SoftRouter):
                 none = RoutingStats.none(moe.choices, moe.experts.down_proj.device)
                 sums[name] = self.validation.get(name, none).all_reduce().cpu()
-        self.validation = sums
-        self.validation_depths = {
-            name: self._depths_so_far(name, module).all_reduce().cpu() for name in depth_layers(module)
-        }
+        self.validation = module.passes.joined(sums)
+        depths = {name: self._depths_so_far(name, module).all_reduce().cpu() for name in depth_layers(module)}
+        self.validation_depths = module.passes.joined(depths)
         if trainer.is_global_zero and not trainer.sanity_checking:
             self._write_validation(board(trainer), trainer.global_step)
 
@@ -141,25 +144,28 @@ class RouterMonitor(lightning.Callback):
 
     def _record(self, trainer: lightning.Trainer, module: Any) -> None:
         """Take down how the step's tokens were routed."""
-        step, layers = trainer.global_step, routed_layers(module)
-        self.steps.append(step)
-        self.last = {name: moe.stats.all_reduce().cpu() for name, moe in layers.items()}
-        self.together = {name: all_reduce(_pairs(moe)).cpu() for name, moe in layers.items()}
-        depths = {name: layer.stats.all_reduce().cpu() for name, layer in depth_layers(module).items()}
+        step, layers, joined = trainer.global_step, routed_layers(module), module.passes.joined
+        stats = {name: each.all_reduce().cpu() for name, each in _by_layer(module.passes.routing()).items()}
+        spread = {name: bias_range(layers[name]) for name in stats}
+        pairs = {name: all_reduce(_pairs(moe)).cpu() for name, moe in layers.items()}
+        chosen = {name: each.all_reduce().cpu() for name, each in _by_layer(module.passes.depths()).items()}
         with trainer.precision_plugin.forward_context():
-            rates = {} if self.probe is None else self.probe.flip_rates(module.decoder, layers)
-        for name in rates and layers:
+            own = {} if self.probe is None else self.probe.flip_rates(module.decoder, layers, module.passes.forward)
+        self.last, self.together, rates, depths = joined(stats), joined(pairs), joined(own), joined(chosen)
+        spread = joined(spread)
+        self.steps.append(step)
+        for name in rates and self.last:
             self.flip_rates.setdefault(name, []).append(rates.get(name, np.nan))
-        for name, stats in self.last.items():
-            self.loads.setdefault(name, []).append(stats.load.tolist())
+        for name, each in self.last.items():
+            self.loads.setdefault(name, []).append(each.load.tolist())
         if not trainer.is_global_zero:
             return
-        for name, stats in self.last.items():
+        for name, each in self.last.items():
             rate = {"flip_rate": rates[name]} if name in rates else {}
-            write(board(trainer), name, figures(stats, layers[name]) | rate, step)
-        write_mean(board(trainer), "max_violation", [stats.max_violation for stats in self.last.values()], step)
-        for name, chosen in depths.items():
-            write(board(trainer), name, depth_figures(chosen), step)
+            write(board(trainer), name, figures(each, spread[name]) | rate, step)
+        write_mean(board(trainer), "max_violation", [each.max_violation for each in self.last.values()], step)
+        for name, each in depths.items():
+            write(board(trainer), name, depth_figures(each), step)
 
     def _depths_so_far(self, name: str, module: Any) -> DepthStats:
         """Of this validation pass; in every process there is one, whether or not it had a batch."""
@@ -173,6 +179,10 @@ class RouterMonitor(lightning.Callback):
         write_mean(writer, tag, list(violations.values()), step)
         for name, chosen in self.validation_depths.items():
             write(writer, name, depth_figures(chosen, "_validation"), step)
+
+
+def _by_layer(counts: Mapping[str, Counts]) -> dict[str, Counts]:
+    return {short_name(path): each for path, each in counts.items()}
 
 
 def _pairs(moe: MoE) -> Tensor:

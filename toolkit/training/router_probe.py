@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,16 +32,23 @@ class RouterProbe:
         if self.tokens is None:
             self.tokens = as_examples(batch).input_ids[:1].clone()
 
-    def flip_rates(self, decoder: nn.Module, layers: Mapping[str, MoE]) -> dict[str, float]:
+    def flip_rates(
+        self, decoder: nn.Module, layers: Mapping[str, MoE], forward: Callable[[Tensor], Any] | None = None
+    ) -> dict[str, float]:
         """Share of each layer's choices that changed since the last call.
 
         nan the first time, and where another number of tokens reached the layer than before; absent where none did.
+
+        Args:
+            decoder: the model, or the layers of it that this process has.
+            layers: of it, by name.
+            forward: how input_ids pass through the whole model; by default ``decoder`` is called.
         """
         if self.tokens is None:
             return {}
         before = self.chosen
         with undisturbed(decoder, list(layers.values())):
-            decoder(self.tokens.to(next(decoder.parameters()).device))
+            (forward or decoder)(self.tokens.to(next(decoder.parameters()).device))
             routed = {name: moe.assignment for name, moe in layers.items() if moe.has_run}
         self.chosen = {name: selection(how).cpu() for name, how in routed.items() if isinstance(how, Assignment)}
         return {name: _flip_rate(before.get(name), now) for name, now in self.chosen.items()}

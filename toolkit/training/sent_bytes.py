@@ -57,7 +57,7 @@ def _at_once(decoder: Decoder, meshes: Meshes, windows: Tensor) -> dict[str, flo
 
 def _pipelined(decoder: Decoder, meshes: Meshes, windows: Tensor) -> dict[str, float]:
     length = windows.shape[1] - 1
-    trainer = PipelineTrainer(decoder, meshes, length=length, micro_batches=meshes.config.pipeline)
+    trainer = PipelineTrainer(decoder, meshes, length=length)
     for _ in range(3):
         with SentBytes() as sent:
             trainer.step(windows[:, :-1], windows[:, 1:])

@@ -20,11 +20,16 @@ def next_token_nll(decoder: Decoder, batch: Tensor | Examples, reduction: str = 
     rows of which nothing is asked are left out.
     """
     input_ids, labels = as_examples(batch)
-    logits = decoder(input_ids).logits.flatten(0, 1)
+    return nll_of(decoder(input_ids).logits, labels, reduction, by_rows=not isinstance(batch, Tensor))
+
+
+def nll_of(logits: Tensor, labels: Tensor, reduction: str = "mean", *, by_rows: bool = False) -> Tensor:
+    """:func:`next_token_nll` from logits (batch, length, vocab_size); ``by_rows`` as for Examples."""
     compute = torch.promote_types(logits.dtype, torch.float32)
-    if reduction != "mean" or isinstance(batch, Tensor):
-        return F.cross_entropy(logits.to(compute), labels.flatten(), reduction=reduction, ignore_index=NOT_ASKED)
-    each = F.cross_entropy(logits.to(compute), labels.flatten(), reduction="none", ignore_index=NOT_ASKED)
+    logits = logits.flatten(0, 1).to(compute)
+    if reduction != "mean" or not by_rows:
+        return F.cross_entropy(logits, labels.flatten(), reduction=reduction, ignore_index=NOT_ASKED)
+    each = F.cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=NOT_ASKED)
     asked = (labels != NOT_ASKED).sum(dim=1)
     of_rows = each.view_as(labels).sum(dim=1) / asked.clamp(min=1)
     return of_rows.sum() / (asked > 0).sum().clamp(min=1)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -24,7 +25,9 @@ from toolkit.parallel import (
     load_full_state_dict,
     parallelize,
 )
+from toolkit.parallel.pipeline import PipelineTrainer, StageOptimizer, gather_stages, require_alone
 from toolkit.training.parts import own_part
+from toolkit.training.passes import PipelinePasses
 
 
 class MeshStrategy(DDPStrategy):
@@ -32,6 +35,10 @@ class MeshStrategy(DDPStrategy):
 
     Processes are launched, and values reduced, as Lightning's DDP does; the model is not wrapped but changed in place,
     on its device, once a trainer sets it up. Lightning's ``ModelParallelStrategy`` has two dimensions and no fp64.
+
+    With ``pipeline`` above 1 a process keeps its stages' layers, and a training step runs the schedule's forwards and
+    backwards of all micro-batches: Lightning then has a loss whose gradients are there already
+    (:class:`toolkit.training.passes.PipelinePasses`). Stages draw different random numbers.
 
     Checkpoints hold the whole model and optimizer, gathered and written by rank 0, as one process would write them: a
     run can go on with other sizes. Gradients are clipped by the module, over every mesh; batches are chosen by
@@ -41,18 +48,20 @@ class MeshStrategy(DDPStrategy):
         parallel: the sizes; more than ``data`` above 1.
 
     Raises:
-        ValueError: if ``pipeline`` is above 1: a pipeline's schedule runs forwards and backwards of its own, and
-            Lightning's loop calls the backward of one loss.
+        ValueError: if ``pipeline`` stands beside another size than ``data``; when set up, as
+            :class:`toolkit.parallel.pipeline.PipelineTrainer` and :func:`toolkit.parallel.parallelize` do.
     """
 
     def __init__(self, parallel: ParallelConfig) -> None:
-        right = "1: Lightning's loop owns the backward pass; toolkit.parallel.pipeline.PipelineTrainer has a plain loop"
-        require(parallel.pipeline == 1, "pipeline", parallel.pipeline, right)
+        if parallel.pipeline > 1:
+            require_alone(parallel)
         # Offloaded gradients are reduced on the GPU and their norm on the CPU.
         both = parallel.offload and parallel.device == "gpu"
         super().__init__(process_group_backend="cpu:gloo,cuda:nccl" if both else None)
         self.parallel = parallel
         self._meshes: Meshes | None = None
+        self._stages: StageOptimizer | None = None  # in a pipeline
+        self._names: list[str] = []  # of the whole module's tensors
 
     @property
     def meshes(self) -> Meshes:
@@ -79,10 +88,27 @@ class MeshStrategy(DDPStrategy):
 
     def _spread(self) -> None:
         module: Any = self.lightning_module
-        for tensor in module.state_dict().values():
+        state = module.state_dict()
+        for tensor in state.values():
             dist.broadcast(tensor, 0)  # as DDP does: every process begins with rank 0's weights
+        self._names = list(state)
         self._meshes = build_mesh(self.parallel, self.root_device.type)
-        parallelize(module.decoder, self._meshes)
+        if self.parallel.pipeline == 1:
+            parallelize(module.decoder, self._meshes)
+            return
+        length, context = module.training_config.context, self.precision_plugin.forward_context
+        pipeline = PipelineTrainer(module.decoder, self._meshes, length=length, context=context)
+        module.passes = PipelinePasses(pipeline)
+        groups = [[f"decoder.{name}" for name in names] for names in module.parameter_groups.values()]
+        self._stages = StageOptimizer(module, groups, pipeline.group)
+        seed = np.random.SeedSequence((torch.initial_seed(), self._meshes.rank_in("pipeline")))
+        torch.manual_seed(int(seed.generate_state(1)[0]))  # or layers in the same place of two stages drew the same
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's; a pipeline's forwards enter the precision's context themselves, and its backwards do not."""
+        if self._stages is None:
+            return super().training_step(*args, **kwargs)
+        return self._lightning.training_step(*args, **kwargs)
 
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
         """This process's part of the batch that it read, on its device."""
@@ -95,21 +121,30 @@ class MeshStrategy(DDPStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The whole module's state; a collective call."""
-        return full_state_dict(self._module)
+        if self._stages is None:
+            return full_state_dict(self._module)
+        whole = gather_stages(self._module.state_dict(), self._stages.group)
+        return {name: whole[name] for name in self._names}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Keep this process's part of a whole module's state."""
-        load_full_state_dict(self._module, checkpoint["state_dict"], strict)
+        state = checkpoint["state_dict"]
+        if self._stages is not None:
+            odd = sorted(set(self._names) ^ state.keys())
+            require(not strict or not odd, "state", f"one that differs in {odd}", "of the same names as the module's")
+            state = {name: state[name] for name in self._module.state_dict() if name in state}
+        load_full_state_dict(self._module, state, strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The whole optimizer's state; a collective call."""
-        plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
-        return full_optimizer_state(plain, self._module)
+        state = full_optimizer_state(plain(optimizer), self._module)
+        return state if self._stages is None else self._stages.gathered(state)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Keep this process's part of the whole optimizers' states."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            load_full_optimizer_state(optimizer, self._module, state)
+            own = state if self._stages is None else self._stages.part_of(state)
+            load_full_optimizer_state(optimizer, self._module, own)
 
     def teardown(self) -> None:
         """Leave the model where it is: its parts can be gathered there only."""
@@ -121,8 +156,17 @@ class MeshStrategy(DDPStrategy):
 
     @property
     def _module(self) -> torch.nn.Module:
+        return self._lightning
+
+    @property
+    def _lightning(self) -> lightning.LightningModule:
         assert self.lightning_module is not None, "the trainer has set it"
         return self.lightning_module
+
+
+def plain(optimizer: Optimizer) -> Optimizer:
+    """The optimizer within Lightning's."""
+    return optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
 
 
 def strategy_of(parallel: ParallelConfig) -> str | MeshStrategy:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from toolkit.layers import MoE
 from toolkit.layers.recomputation import recompute_layers
 from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.parallel import ParallelConfig, SentBytes, build_mesh
-from toolkit.parallel.pipeline import PipelineTrainer
+from toolkit.parallel.pipeline import PipelineTrainer, gather_stages
 from toolkit.training.equivalence import Steps
 from toolkit.training.pipelined_steps import train_pipelined
 
@@ -55,8 +56,8 @@ def trainer_of(kind: str, pipeline: int, **settings: Any) -> PipelineTrainer:
     changes = {"tied_head": settings.pop("tied_head", True)}
     model = Decoder(decoder(kind, **changes)).double()
     recompute_layers(model, settings.pop("recompute", "none"))
-    settings = {"length": LENGTH, "micro_batches": 4, **settings}
-    return PipelineTrainer(model, build_mesh(ParallelConfig(pipeline=pipeline)), **settings)
+    parallel = ParallelConfig(pipeline=pipeline, **{"micro_batches": 4, **settings})
+    return PipelineTrainer(model, build_mesh(parallel), length=LENGTH)
 
 
 def windows(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,14 +115,17 @@ def reported() -> tuple[float, dict[str, float], dict[str, list[float]], list[st
     return losses.task.item(), auxiliary, stats, [name for name, _ in trainer.decoder.named_parameters()]
 
 
-def evaluated() -> tuple[float, str, float]:
-    """The loss in eval mode, what is said in training mode, and a training step's loss after it."""
+def evaluated() -> tuple[float, dict[str, list[float]], float]:
+    """The loss in eval mode, a forward's loads of one sequence, and a training step's loss after it."""
     trainer = trainer_of("moe", dist.get_world_size())
-    refused = _refused(lambda: trainer.evaluate(*windows(8)))
     trainer.decoder.eval()
-    loss = trainer.evaluate(*windows(8)).item()
+    loss = trainer.evaluate(*windows(8)).total.item()
+    trainer.forward(windows(1)[0])
+    own = {path: moe.stats.load for path, moe in trainer.decoder.named_modules() if isinstance(moe, MoE)}
+    loads = gather_stages(own, trainer.group)
+    assert all(stats.tokens == 8 * LENGTH for stats in trainer.routing_stats().values())
     trainer.decoder.train()
-    return loss, refused, trainer.step(*windows(8)).total.item()
+    return loss, {path: load.tolist() for path, load in loads.items()}, trainer.step(*windows(8)).total.item()
 
 
 def packed() -> dict[str, torch.Tensor]:
@@ -160,7 +164,7 @@ def _recomputed() -> None:
 
 
 def _beside(parallel: ParallelConfig) -> None:
-    PipelineTrainer(Decoder(decoder("dense")), build_mesh(parallel), length=LENGTH, micro_batches=4)
+    PipelineTrainer(Decoder(decoder("dense")), build_mesh(parallel), length=LENGTH)
 
 
 def _refused(tried: Any) -> str:

@@ -2,12 +2,12 @@
 
 Tested over gloo on CPUs. On GPUs NCCL runs the same code, not yet measured.
 
-A pipeline has a loop of its own: its schedule runs forwards and backwards of several micro-batches in an order of its
-own, where Lightning's loop asks a module for one loss and calls its backward. So ``fit`` refuses ``pipeline`` above 1,
-and :class:`PipelineTrainer` serves a plain loop, in every process the same::
+A pipeline's schedule runs forwards and backwards of several micro-batches in an order of its own. ``fit`` runs it with
+``ParallelConfig(pipeline=4, micro_batches=16)``; :class:`PipelineTrainer` serves a plain loop, in every process the
+same::
 
-    meshes = build_mesh(ParallelConfig(pipeline=4))
-    trainer = PipelineTrainer(Decoder(config), meshes, length=2048, micro_batches=16)
+    meshes = build_mesh(ParallelConfig(pipeline=4, micro_batches=16))
+    trainer = PipelineTrainer(Decoder(config), meshes, length=2048)
     optimizer = build_optimizer(trainer.decoder, training)
     for input_ids, labels in batches:            # processes of one pipeline read the same
         optimizer.zero_grad()
@@ -20,20 +20,21 @@ and :class:`PipelineTrainer` serves a plain loop, in every process the same::
 from toolkit.parallel.pipeline.balance import layer_costs, split_layers
 from toolkit.parallel.pipeline.gather import gather_stages
 from toolkit.parallel.pipeline.losses import carry_loss, count_losses
-from toolkit.parallel.pipeline.schedule import SCHEDULES
+from toolkit.parallel.pipeline.optimizer import StageOptimizer
 from toolkit.parallel.pipeline.stage import DecoderStage, keep_layers
-from toolkit.parallel.pipeline.trainer import PipelineLosses, PipelineTrainer, token_loss
+from toolkit.parallel.pipeline.trainer import PipelineLosses, PipelineTrainer, require_alone, token_loss
 
 __all__ = [
-    "SCHEDULES",
     "DecoderStage",
     "PipelineLosses",
     "PipelineTrainer",
+    "StageOptimizer",
     "carry_loss",
     "count_losses",
     "gather_stages",
     "keep_layers",
     "layer_costs",
+    "require_alone",
     "split_layers",
     "token_loss",
 ]

@@ -11,30 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 from torch.nn.parallel import DistributedDataParallel
 
-from toolkit.checks import require, require_choice, require_positive
-from toolkit.parallel.pipeline.stage import DecoderStage
-
-SCHEDULES = ("1f1b", "gpipe", "interleaved")
-
-
-def require_schedule(schedule: str, processes: int, micro_batches: int, stages_per_process: int) -> None:
-    """Refuse what the schedule cannot run.
-
-    Raises:
-        ValueError: if a count is not positive, ``schedule`` unknown, or the micro-batches do not fit it: 1F1B has one
-            in every stage, interleaved 1F1B takes rounds of the same length, at least as long as there are processes.
-    """
-    require_positive(micro_batches=micro_batches, stages_per_process=stages_per_process)
-    require_choice("schedule", schedule, SCHEDULES)
-    alone = schedule == "interleaved" or stages_per_process == 1
-    require(alone, "stages_per_process", stages_per_process, f"1 with schedule={schedule!r}")
-    enough = schedule != "1f1b" or micro_batches >= processes
-    right = f"at least {processes}, the stages, with schedule='1f1b'; 'gpipe' takes fewer"
-    require(enough, "micro_batches", micro_batches, right)
-    rounds = max(1, micro_batches // processes)
-    whole = schedule != "interleaved" or micro_batches % rounds == 0
-    right = f"a multiple of its {rounds} rounds ({micro_batches} // {processes} processes) with schedule='interleaved'"
-    require(whole, "micro_batches", micro_batches, right)
+from toolkit.parallel.pipeline.stage import DecoderStage, logits_dtype
 
 
 def build_schedule(
@@ -65,10 +42,11 @@ def build_stage(
     assert isinstance(stage, DecoderStage), "see the arguments"
     parameter, config = next(stage.parameters()), stage.config
 
-    def described(width: int) -> Tensor:
-        return torch.empty(*shape, width, dtype=parameter.dtype, device="meta", requires_grad=True)
+    def described(width: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(*shape, width, dtype=dtype, device="meta", requires_grad=True)
 
     tokens = torch.empty(shape, dtype=torch.int64, device="meta")
-    given = tokens if stage.is_first else described(config.dim)
-    gives = described(config.vocab_size if stage.is_last else config.dim)
+    given = tokens if stage.is_first else described(config.dim, parameter.dtype)
+    logits = config.vocab_size, logits_dtype(parameter.dtype)
+    gives = described(*logits) if stage.is_last else described(config.dim, parameter.dtype)
     return PipelineStage(called, place, stages, parameter.device, input_args=given, output_args=gives, group=group)

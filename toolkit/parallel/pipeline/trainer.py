@@ -1,8 +1,9 @@
-"""Steps of training through a pipeline, for a plain loop."""
+"""Steps of training through a pipeline."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from toolkit.parallel.mesh import Meshes
 from toolkit.parallel.pipeline.balance import layer_costs, split_layers
 from toolkit.parallel.pipeline.gather import gather_stages
 from toolkit.parallel.pipeline.losses import count_losses, require_counted_once
-from toolkit.parallel.pipeline.schedule import build_schedule, build_stage, require_schedule
+from toolkit.parallel.pipeline.schedule import build_schedule, build_stage
 from toolkit.parallel.pipeline.stage import DecoderStage, keep_layers
 from toolkit.parallel.pipeline.tied import TiedEmbedding
 from toolkit.routing import LoadBalancingLoss, RoutingStats
@@ -28,6 +29,7 @@ from toolkit.routing.ownership import require_own_parts
 from toolkit.routing.reduce import set_batch_group
 
 OTHERS = ("shard", "context", "tensor", "expert")
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,17 @@ class PipelineTrainer:
     backward; a tied embedding adds one sum of its gradient. With ``data`` above 1 each stage is averaged over its
     copies by ``DistributedDataParallel``, in the last micro-batch's backward.
 
+    Schedules: ``"1f1b"`` (Narayanan et al. 2019, PipeDream, arXiv 1806.03377) keeps activations of at most as many
+    micro-batches as there are stages, ``"gpipe"`` (Huang et al. 2018, arXiv 1811.06965) of all; ``"interleaved"`` gives
+    each process ``stages_per_process`` stages that are not neighbours, for a smaller bubble and as many times the bytes
+    (Narayanan et al. 2021, arXiv 2104.04473, section 2.2).
+
     Args:
         decoder: whole, the same in every process, on its device; changed in place, it keeps this process's layers.
-        meshes: of all processes; ``pipeline`` above 1, and besides it ``data`` only.
+        meshes: of all processes; ``pipeline`` above 1, and besides it ``data`` only. Their config says how many
+            micro-batches a process's batch has, and the schedule.
         length: tokens of a sequence, for which layers' work is counted.
-        micro_batches: parts of a process's batch.
-        schedule: ``"1f1b"`` (Narayanan et al. 2019, PipeDream, arXiv 1806.03377) keeps activations of at most as many
-            micro-batches as there are stages, ``"gpipe"`` (Huang et al. 2018, arXiv 1811.06965) of all;
-            ``"interleaved"`` gives each process ``stages_per_process`` stages that are not neighbours, for a smaller
-            bubble and as many times the bytes (Narayanan et al. 2021, arXiv 2104.04473, section 2.2).
-        stages_per_process: with ``"interleaved"``.
-        loss: (logits, labels) of a micro-batch -> scalar.
+        context: what forwards and the loss are computed in: autocast, say. Backwards are not.
 
     Attributes:
         decoder: with this process's layers; an optimizer's, a balancer's and a state dict's.
@@ -90,9 +92,8 @@ class PipelineTrainer:
 
     Raises:
         ValueError: if ``pipeline`` is 1, or another size than ``data`` above 1; if there are more stages than layers;
-            if a count is not positive or ``schedule`` unknown, or its micro-batches do not fit it; if a layer is
-            computed again (:func:`toolkit.layers.recomputation.recompute_layers`, to be called before) whose balance
-            loss is over the global batch.
+            if a layer is computed again (:func:`toolkit.layers.recomputation.recompute_layers`, to be called before)
+            whose balance loss is over the global batch.
     """
 
     def __init__(
@@ -101,37 +102,41 @@ class PipelineTrainer:
         meshes: Meshes,
         *,
         length: int,
-        micro_batches: int,
-        schedule: str = "1f1b",
-        stages_per_process: int = 1,
-        loss: Callable[[Tensor, Tensor], Tensor] = token_loss,
+        context: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        require_alone(meshes.config)
-        require_schedule(schedule, meshes.config.pipeline, micro_batches, stages_per_process)
+        config = meshes.config
+        require_alone(config)
         require_own_parts(decoder)
-        require_counted_once(decoder, micro_batches)
-        self.decoder, self.meshes, self.micro_batches, self.loss = decoder, meshes, micro_batches, loss
+        self.micro_batches = config.micro_batch_count
+        require_counted_once(decoder, self.micro_batches)
+        self.decoder, self.meshes, self._context = decoder, meshes, context
         self.group = meshes.world["pipeline"].get_group()
-        self._kind = schedule
-        self._schedule: Any = None
-        self._shape: tuple[int, int] | None = None
+        self._loss: Loss = token_loss
+        self._weight = 1.0
+        self._built: dict[str, tuple[Any, Any]] = {}  # the last schedule of each use, and what it was built for
         costs, head = layer_costs(decoder, length)
-        size = meshes.config.pipeline
-        self.layers = split_layers(costs, size * stages_per_process, head)
-        own = range(meshes.rank_in("pipeline"), len(self.layers), size)
+        self.layers = split_layers(costs, config.pipeline * config.stages_per_process, head)
+        own = range(meshes.rank_in("pipeline"), len(self.layers), config.pipeline)
         counted = count_losses(decoder)
         self._names = list(counted)
         keep_layers(decoder, {layer for place in own for layer in self.layers[place]})
-        self.stages = [DecoderStage(decoder, self.layers[place], counted, micro_batches) for place in own]
+        self.stages = [DecoderStage(decoder, self.layers[place], counted, self.micro_batches, context) for place in own]
         self._called = [(place, self._averaged(stage)) for place, stage in zip(own, self.stages, strict=True)]
         self._tied = TiedEmbedding(decoder, meshes)
         set_batch_group(meshes.tokens)
         for module in decoder.modules():
             if isinstance(module, LoadBalancingLoss):
-                module.micro_batches = micro_batches
+                module.micro_batches = self.micro_batches
 
     def step(
-        self, input_ids: Tensor, labels: Tensor, *, valid: Tensor | None = None, sequence_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        *,
+        valid: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
+        loss: Loss = token_loss,
+        weight: float = 1.0,
     ) -> PipelineLosses:
         """Forward and backward of all micro-batches; gradients are added to those that are there. Collective.
 
@@ -139,32 +144,54 @@ class PipelineTrainer:
             input_ids: int64 (batch, length), the same in every process of a pipeline.
             labels: int64 (batch, length), what follows each token; -100 where nothing is asked.
             valid, sequence_ids: see :meth:`toolkit.models.Decoder.forward`.
+            loss: (logits, labels) of a micro-batch -> scalar.
+            weight: of the gradients, not of what is reported: 1 / n where those of n batches are accumulated.
 
         Raises:
             ValueError: before anything is sent, if the shapes differ, or the batch does not divide by the
                 micro-batches.
         """
+        require_counted_once(self.decoder, self.micro_batches)
         for stage in self.stages:
             stage.reset()
+            stage.weight = weight / self.micro_batches
+        known = {"input_ids": input_ids, "valid": valid, "sequence_ids": sequence_ids}
         with self._tied.summed():
-            found = self._run("step", input_ids, labels, valid, sequence_ids)
-        return self._reported(found)
+            found = self._run("step", known, labels, loss, self.micro_batches, weight)
+        return self._reported([each / weight for each in found])
 
     @torch.no_grad()
     def evaluate(
-        self, input_ids: Tensor, labels: Tensor, *, valid: Tensor | None = None, sequence_ids: Tensor | None = None
-    ) -> Tensor:
-        """The task's loss without gradients, a scalar: mean over micro-batches, the same in a pipeline's processes.
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        *,
+        valid: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
+        loss: Loss = token_loss,
+    ) -> PipelineLosses:
+        """The losses without gradients, those of the routers in training mode only. A collective call.
 
-        A collective call; the arguments are those of :meth:`step`.
-
-        Raises:
-            ValueError: if the decoder is in training mode, or as :meth:`step` does.
+        The arguments and errors are those of :meth:`step`.
         """
-        require(not self.decoder.training, "decoder.training", True, "False: call decoder.eval() first")
         for stage in self.stages:
             stage.reset()
-        return self._reported(self._run("eval", input_ids, labels, valid, sequence_ids)).task
+        known = {"input_ids": input_ids, "valid": valid, "sequence_ids": sequence_ids}
+        return self._reported(self._run("eval", known, labels, loss, self.micro_batches))
+
+    @torch.no_grad()
+    def forward(self, input_ids: Tensor) -> None:
+        """Pass int64 (batch, length) through all stages at once, for what layers keep of it; nothing is added up.
+
+        Collective.
+        """
+        before = [dict(vars(stage)) for stage in self.stages]
+        for stage in self.stages:
+            stage.reset()
+        self._run("eval", {"input_ids": input_ids}, input_ids, token_loss, 1)
+        for stage, kept in zip(self.stages, before, strict=True):
+            for name in ("auxiliary", "stats", "depths", "non_finite"):
+                setattr(stage, name, kept[name])
 
     def clip_gradients(self, max_norm: float) -> Tensor:
         """Scale all gradients by min(1, max_norm / (norm + 1e-6)), in place; the whole model's norm before, a scalar.
@@ -200,14 +227,21 @@ class PipelineTrainer:
         return gather_stages(own, self.group)
 
     def _run(
-        self, what: str, input_ids: Tensor, labels: Tensor, valid: Tensor | None, sequence_ids: Tensor | None
+        self,
+        what: str,
+        tables: dict[str, Tensor | None],
+        labels: Tensor,
+        loss: Loss,
+        micro_batches: int,
+        weight: float = 1.0,
     ) -> list[Tensor]:
         """The schedule's ``"step"`` or ``"eval"``; in the last stage's process each micro-batch's part of the loss."""
-        known = {"input_ids": input_ids, "valid": valid, "sequence_ids": sequence_ids}
-        told = {name: table for name, table in known.items() if table is not None}
+        told = {name: table for name, table in tables.items() if table is not None}
+        input_ids = told["input_ids"]
         for name, table in {"labels": labels, **told}.items():
             require(table.shape == input_ids.shape, f"{name}.shape", tuple(table.shape), f"{tuple(input_ids.shape)}")
-        schedule = self._scheduled(*self._micro_batch(input_ids))
+        self._loss, self._weight = loss, weight / micro_batches
+        schedule = self._scheduled(what, _micro_batch(input_ids, micro_batches), micro_batches)
         found: list[Tensor] = []
         args = (input_ids,) if self.stages[0].is_first else ()
         ending = {"target": labels, "losses": found} if self.stages[-1].is_last else {}
@@ -221,31 +255,20 @@ class PipelineTrainer:
         group = self.meshes.world["data"].get_group()
         return DistributedDataParallel(stage, process_group=group, forward_sync_buffers=False)
 
-    def _micro_batch(self, input_ids: Tensor) -> tuple[int, int]:
-        """(batch, length) of one."""
-        require(input_ids.ndim == 2, "input_ids.shape", tuple(input_ids.shape), "(batch, length)")
-        batch, length = input_ids.shape
-        parts = self.micro_batches
-        below = batch // parts * parts
-        help_ = (
-            f"a divisor of the batch of {batch}; a batch of {f'{below} or ' if below else ''}{below + parts} would do"
-        )
-        require(batch > 0 and batch % parts == 0, "micro_batches", parts, help_)
-        return batch // parts, length
-
-    def _scheduled(self, batch: int, length: int) -> Any:
-        """torch's schedule for micro-batches of this shape."""
-        if self._schedule is None or self._shape != (batch, length):
-            require_counted_once(self.decoder, self.micro_batches)
-            size = len(self.layers)
-            stages = [build_stage(called, place, size, (batch, length), self.group) for place, called in self._called]
-            self._schedule = build_schedule(self._kind, stages, self.micro_batches, self._weighed)
-            self._shape = batch, length
-        return self._schedule
+    def _scheduled(self, what: str, shape: tuple[int, int], micro_batches: int) -> Any:
+        """torch's schedule for micro-batches of this shape; without backwards GPipe's order is that of 1F1B."""
+        wanted = shape, micro_batches, torch.is_inference_mode_enabled()  # its buffers are of that mode
+        if self._built.get(what, (None,))[0] != wanted:
+            size, config = len(self.layers), self.meshes.config
+            kind = "gpipe" if what == "eval" and config.schedule == "1f1b" else config.schedule
+            stages = [build_stage(called, place, size, shape, self.group) for place, called in self._called]
+            self._built[what] = wanted, build_schedule(kind, stages, micro_batches, self._weighed)
+        return self._built[what][1]
 
     def _weighed(self, logits: Tensor, labels: Tensor) -> Tensor:
         """A micro-batch's part of the mean."""
-        return self.loss(logits, labels) / self.micro_batches
+        with self._context():
+            return self._loss(logits, labels) * self._weight
 
     def _reported(self, found: list[Tensor]) -> PipelineLosses:
         """The losses of all stages: one sum over the pipeline."""
@@ -258,6 +281,16 @@ class PipelineTrainer:
         dist.all_reduce(sums, group=self.group)
         task, *others = sums.unbind()
         return PipelineLosses(task, dict(zip(self._names, others, strict=True)))
+
+
+def _micro_batch(input_ids: Tensor, parts: int) -> tuple[int, int]:
+    """(batch, length) of one."""
+    require(input_ids.ndim == 2, "input_ids.shape", tuple(input_ids.shape), "(batch, length)")
+    batch, length = input_ids.shape
+    below = batch // parts * parts
+    help_ = f"a divisor of the batch of {batch}; a batch of {f'{below} or ' if below else ''}{below + parts} would do"
+    require(batch > 0 and batch % parts == 0, "micro_batches", parts, help_)
+    return batch // parts, length
 
 
 def require_alone(config: ParallelConfig) -> None:

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.plugins.io import CheckpointIO
-from torch.distributed.tensor import DTensor
 
 from toolkit.training.checkpoints.folder import read_checkpoint, write_checkpoint
 from toolkit.training.checkpoints.portable import numbered_state
 from toolkit.training.checkpoints.publish import remove
 from toolkit.training.checkpoints.seal import CorruptCheckpoint, problems
-from toolkit.training.checkpoints.tree import take_apart
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
@@ -25,8 +23,9 @@ class CheckpointNotSaved(OSError):
 class CheckpointStore(CheckpointIO):
     """Writes and reads ``checkpoints/last.ckpt``, ``previous.ckpt`` and ``checkpoints/step<N>.ckpt`` in a run's folder.
 
-    When a last checkpoint is whole, the one that was the last becomes ``previous.ckpt``; others are overwritten. A
-    state with DTensors is written as a folder by all processes, another as a file by the one that calls.
+    When a last checkpoint is whole, the one that was the last becomes ``previous.ckpt``; others are overwritten. With
+    ``storage_options={"sharded": True}`` a state is written as a folder by all processes, else as a file by the one
+    that calls.
 
     Args:
         folder: the run's.
@@ -75,7 +74,7 @@ class CheckpointStore(CheckpointIO):
         """
         path = Path(path)
         rotate = path == self.last and not self._last_is_corrupt
-        sharded = any(isinstance(tensor, DTensor) for tensor in take_apart(checkpoint)[1].values())
+        sharded = bool((storage_options or {}).get("sharded"))
         try:
             write_checkpoint(checkpoint, path, before=self.previous if rotate else None, sharded=sharded)
         except OSError as error:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.optim import Optimizer
 
 from toolkit.checks import require
 from toolkit.parallel import ParallelConfig
 from toolkit.training.checkpoints.portable import load_portable_state, named_state, portable_state
 from toolkit.training.checkpoints.store import CheckpointStore
-from toolkit.training.strategy import MeshStrategy
+from toolkit.training.strategy import MeshStrategy, plain
 
 
 class ShardedStrategy(MeshStrategy):
@@ -35,12 +34,12 @@ class ShardedStrategy(MeshStrategy):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The optimizer's state, spread as it is, by the parameters' names; a collective call."""
-        plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
-        return named_state(self._module, plain)
+        state = named_state(self._module, plain(optimizer))
+        return state if self._stages is None else self._stages.in_order(state)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """Write it, all processes together."""
-        self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
+        self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options={"sharded": True})
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Of a folder, load this process's shards at once and give the rest; of a file, all of it."""
