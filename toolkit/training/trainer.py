@@ -11,6 +11,7 @@ from pathlib import Path
 import lightning
 from lightning.pytorch.callbacks import ModelCheckpoint, ThroughputMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from toolkit.data import as_examples
 from toolkit.parallel import ParallelConfig
@@ -40,7 +41,7 @@ def build_trainer(
         precision=precision,  # type: ignore[arg-type]
         logger=TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
         callbacks=callbacks,
-        plugins=[store],
+        plugins=[store, *_slurm()],
         max_epochs=-1,  # ComputeBudget ends the run
         gradient_clip_val=training.gradient_clip,
         val_check_interval=math.ceil(training.steps / training.evaluations),  # and at the end, whenever that is
@@ -75,6 +76,16 @@ def throughput(parallel: ParallelConfig) -> ThroughputMonitor:
         length_fn=lambda batch: as_examples(batch).input_ids.numel() / readers,  # type: ignore[arg-type, return-value]
         window_size=10,
     )
+
+
+def _slurm() -> list[SLURMEnvironment]:
+    """srun's processes, where Lightning would find them, without its own requeueing.
+
+    Lightning's handler of SIGUSR1 saves from within the signal handler, into the working directory, a checkpoint that a
+    run would not go on from. :class:`toolkit.training.interruption.SaveOnTerm` does both on SIGTERM.
+    """
+    launched = not TorchElasticEnvironment.detect() and SLURMEnvironment.detect()
+    return [SLURMEnvironment(auto_requeue=False)] if launched else []
 
 
 def _quiet() -> None:
