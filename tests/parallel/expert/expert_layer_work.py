@@ -119,6 +119,10 @@ def errors(name: str, copies: int = 1, tensor: int = 1) -> dict[str, float]:
     case, ranks, rank = CASES[name], dist.get_world_size() // tensor, dist.get_rank() // tensor
     torch.manual_seed(0)
     whole = case.build().double()
+    with torch.no_grad():
+        for path, parameter in whole.named_parameters():
+            if path.endswith("_bias"):  # they begin at 0
+                parameter.normal_()
     spread = deepcopy(whole)
     mesh = init_device_mesh(
         "cpu", (copies, ranks // copies, tensor), mesh_dim_names=("expert_data", "expert", "tensor")
