@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launch_work import RUNS, SECONDS, log, row, sweep_alone, trained, work
+from launch_work import RUNS, SECONDS, Work, log, row, sweep_alone, trained, work
 
 from toolkit.scaling import PlannedRun, RunResult, StudyFolder
 from toolkit.scaling.launch import LocalLauncher, RunClaims, SweepQueue, SweepSettings
@@ -72,6 +72,25 @@ def test_when_a_sweep_or_one_of_its_workers_is_asked_to_end_all_its_runs_save(tm
     assert all((tmp_path / f"{name}.saved").exists() for name in names)
     claims = RunClaims(StudyFolder(tmp_path).claims)
     assert all(claims.owner(name) is None for name in names)
+
+
+class AskedAtBirth(Work):
+    """Has the worker asked to end when it is being started, as a signal to all processes of a job may."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_asked_while_it_starts_has_its_first_run_save(tmp_path: Path) -> None:
+    plain = work(tmp_path, train_until_asked)
+    given = AskedAtBirth(plain.settings, plain.seconds, plain.beginnings, plain.train)
+    with SweepProgress(RUNS, RUNS, SECONDS, WORKERS) as progress, pytest.raises(AskedToEnd):
+        launcher = LocalLauncher(given, WORKERS, progress.update)
+        SweepQueue(RUNS, given.settings.folder, given.beginnings, progress).work_off(launcher)
+    assert trained(tmp_path)
+    assert all((tmp_path / f"{name}.saved").exists() for name in trained(tmp_path))
 
 
 def test_after_a_run_that_was_asked_in_its_end_no_other_is_begun(tmp_path: Path) -> None:

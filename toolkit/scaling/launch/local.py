@@ -6,9 +6,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
 from functools import cached_property
 from multiprocessing import get_context
 from types import TracebackType
@@ -92,7 +93,8 @@ class LocalLauncher:
 
     def start(self, run: PlannedRun) -> None:
         """Hand it to an idle worker."""
-        self._running[self._pool.submit(_work_in_worker, run)] = run
+        with _term_held_back():  # a worker that is started here is born so, and asked early it does not die
+            self._running[self._pool.submit(_work_in_worker, run)] = run
 
     def wait(self, timeout: float) -> list[Ended]:
         """Those that ended within ``timeout`` seconds; what workers tell of their progress is passed on."""
@@ -131,12 +133,22 @@ class LocalLauncher:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _term_held_back() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _worker: dict[str, Any] = {}
 """What a worker process opens once for all its runs."""
 
 
 def _start_worker(work: SweepWork, messages: Any, ask: Any, stop: Any, parent: int) -> None:
     TermNote().__enter__()  # to the process's end: asked between two runs, it ends the next
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey, args=(parent, ask, stop), daemon=True).start()
     _worker.update(work=work, messages=messages, corpus=work.corpus())
 
