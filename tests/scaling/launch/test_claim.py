@@ -105,6 +105,8 @@ def left(folder: Path, age: float, **who: Any) -> None:
         (0, {"system": "before the machine was started again"}, True),
         (350, {"system": "before the machine was started again"}, False),
         (0, {}, True),
+        (350, {}, True),  # stopped, say, with its run's folder locked
+        (350, {"born": ""}, False),  # the system does not tell
         (0, {"born": "1"}, False),  # its number is now another's, this process's
         (0, {"pid": 2**22 + 1}, False),  # beyond the largest number of a process
     ],
@@ -127,6 +129,17 @@ def test_signs_of_life_keep_a_claim_from_growing_stale(tmp_path: Path) -> None:
         time.sleep(1.5)
         assert claims.owner("run") == mine.owner
         assert mine.path.stat().st_mtime_ns > first
+
+
+def test_who_was_stopped_meanwhile_sees_at_once_that_it_was_taken_over(tmp_path: Path) -> None:
+    """Before its next sign of life is due."""
+    claims = RunClaims(tmp_path)
+    with claims.hold("run") as mine:
+        assert mine is not None
+        mine.require()
+        mine.path.write_text(json.dumps(asdict(replace(mine.owner, host="elsewhere", token="another"))))
+        with pytest.raises(ClaimLostError, match="run was taken over by another process"):
+            mine.require()
 
 
 def test_who_was_taken_over_does_not_go_on_and_leaves_the_other_s_claim(tmp_path: Path) -> None:

@@ -56,10 +56,10 @@ class Owner:
         return cls(platform.node(), _system(), pid, _born(pid), time.time(), uuid.uuid4().hex)
 
     @property
-    def gone(self) -> bool:
-        """Whether its process has certainly ended; of another machine's or container's that cannot be told."""
+    def there(self) -> bool | None:
+        """Whether its process is there, at work or stopped; None where that cannot be told, as of another machine's."""
         here = (self.host, self.system) == (platform.node(), _system())
-        return here and _born(self.pid) != self.born
+        return _born(self.pid) == self.born if here and self.born else None
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,10 @@ class RunClaims:
         path = self._path(run)
         with suppress(FileNotFoundError):  # it may be released at any moment
             owner = Owner(**json.loads(path.read_text()))
-            if not owner.gone and self._now() - path.stat().st_mtime <= self.stale:
+            alive = owner.there
+            if alive is None:
+                alive = self._now() - path.stat().st_mtime <= self.stale
+            if alive:
                 return owner
         return None
 
@@ -97,8 +100,9 @@ class RunClaims:
     def hold(self, run: str) -> Iterator[RunClaim | None]:
         """Claim ``run`` for this process meanwhile; None, and nothing is claimed, if another is at work on it.
 
-        The claim of a dead owner is taken over: one whose process on this machine is gone, or that has shown no sign of
-        life for ``stale`` seconds.
+        The claim of a dead owner is taken over: one whose process on this machine is gone, or that on another has shown
+        no sign of life for ``stale`` seconds. A process here that is stopped keeps its claim: it has its run's folder
+        locked, and may be continued.
         """
         claim = self._take(run)
         if claim is None:
@@ -149,11 +153,14 @@ class RunClaim:
     _lost: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def require(self) -> None:
-        """See that the run is still this process's.
+        """See that the run is still this process's, which may have been stopped for long just before.
 
         Raises:
             ClaimLostError: if another has taken it over.
         """
+        with suppress(OSError):  # a file server may be away for a while
+            if not self._mine():
+                self._lost.set()
         if self._lost.is_set():
             raise ClaimLostError(f"{self.path.stem} was taken over by another process; this one does not go on with it")
 
