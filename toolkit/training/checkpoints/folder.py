@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -103,11 +104,11 @@ def load_checkpoint_into(
 
 
 def _save(state: Any, path: Path) -> None:
-    """``torch.save``, whose archive writer turns a full disk into a RuntimeError."""
+    """``torch.save``, whose archive writer turns a full disk into a RuntimeError that does not say so."""
     try:
         torch.save(state, path)
     except RuntimeError as error:
-        raise OSError(str(error)) from error
+        raise OSError(f"{error}, with {shutil.disk_usage(path.parent).free:,} bytes free") from error
 
 
 def _rest(folder: Path) -> Any:
