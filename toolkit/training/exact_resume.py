@@ -76,8 +76,8 @@ class ExactResume(lightning.Callback):
             return
         if trainer.global_step > 0:
             warnings.warn(
-                f"The checkpoint holds random states of {len(held)} places, and this run has {stages} pipeline stages x "
-                f"{readers} readers of the batch: dropout and the noise of routers, if there are any, are drawn anew "
+                f"The checkpoint holds random states of {len(held)} places, and this run has {stages} pipeline stages "
+                f"x {readers} readers of the batch: dropout and the noise of routers, if there are any, are drawn anew "
                 "from here on",
                 stacklevel=2,
             )

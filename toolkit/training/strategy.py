@@ -28,7 +28,6 @@ from toolkit.parallel.pipeline import PipelineTrainer, StageOptimizer, gather_st
 from toolkit.training.parts import own_part
 from toolkit.training.passes import PipelinePasses
 
-
 Place = tuple[int, int]
 """(pipeline stage, reader of the batch): processes of one place draw the same random numbers."""
 
