@@ -42,13 +42,17 @@ def _parameter_buffers(config: DecoderConfig, tokens: Tokens, process: int) -> i
 
 
 def _token_buffers(config: DecoderConfig, tokens: Tokens) -> int:
-    """Tokens gathered and summed (tensor), keys and values (context), experts' rows (expert), a stage's (pipeline)."""
+    """Tokens gathered and summed (tensor), experts' rows (expert), a stage's (pipeline).
+
+    With context a ring's keys and values, or the queries whose heads are shared out.
+    """
     parallel, low = tokens.spread.parallel, tokens.low
     found = 0
     if parallel.tensor > 1:
         found += low * tokens.count * 2 * config.dim
     if parallel.context > 1:
-        found += 2 * low * tokens.count * _keys(config) // parallel.tensor
+        numbers = _keys(config) if parallel.context_method == "ring" else _queries(config)
+        found += 2 * low * tokens.count * numbers // parallel.tensor
     if parallel.expert > 1:
         found += 2 * low * config.dim * max(_triples(config, tokens), default=0)
     if parallel.pipeline > 1:
@@ -60,6 +64,13 @@ def _keys(config: DecoderConfig) -> int:
     """Numbers of a token's keys and values, in the layer that has the most."""
     settings = [block.attention for block in config.blocks]
     return max(2 * each.key_heads * (each.head_dim or config.dim // each.heads) for each in settings)
+
+
+def _queries(config: DecoderConfig) -> int:
+    """Numbers of a token's queries, in the layer that has the most."""
+    return max(
+        each.heads * (each.head_dim or config.dim // each.heads) for each in (b.attention for b in config.blocks)
+    )
 
 
 def _triples(config: DecoderConfig, tokens: Tokens) -> list[int]:
