@@ -12,7 +12,6 @@ goes on.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,11 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     require(not run.beginning, "initial", "weights", "none: a file of settings does not hold what a run began with")
     require(not run.mixture, "mixture", "a task's rows", "none: a file of settings does not hold the task")
     run.parallel.check_launch()
-    try:
-        conduct(run, options.out, options.cache)
-    except SystemExit as left:
-        print(left, file=sys.stderr)
-        raise
+    conduct(run, options.out, options.cache)
 
 
 if __name__ == "__main__":

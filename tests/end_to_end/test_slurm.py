@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from end_to_end_cases import ROOT
 
-from toolkit.training.interruption import START_AGAIN
+from toolkit.training.termination import START_AGAIN
 
 SCRIPT = ROOT / "experiments" / "slurm" / "train.sbatch"
 
