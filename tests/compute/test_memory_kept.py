@@ -32,7 +32,14 @@ CASES = {
     "ring": (DENSE, ParallelConfig(context=2)),
     "expert, learned": (LEARNED, ParallelConfig(data=2, expert=2)),
     "expert": (SPARSE, ParallelConfig(data=2, expert=2)),
-    "pipeline, micro-batches in flight": (DENSE, ParallelConfig(pipeline=2)),
+    "shard, bf16": (DENSE, ParallelConfig(shard=2, gather_dtype="bf16")),
+    "shard, bf16, experts": (SPARSE, ParallelConfig(shard=2, gather_dtype="bf16")),
+    "pipeline, micro-batches in flight": (DENSE, ParallelConfig(pipeline=2, micro_batches=4)),
+    "GPipe": (DENSE, ParallelConfig(pipeline=2, micro_batches=4, schedule="gpipe")),
+    "interleaved": (
+        DENSE,
+        ParallelConfig(pipeline=2, micro_batches=4, schedule="interleaved", stages_per_process=2),
+    ),
 }
 TRIED = [(name, precision) for precision in PRECISIONS for name in CASES]
 

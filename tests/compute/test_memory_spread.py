@@ -133,13 +133,16 @@ def test_offloaded_states_are_on_the_host() -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"tensor": 3}, "seq_len=64: it must be a multiple of context \\* tensor = 3"),
-        ({"tensor": 3, "sequence_parallel": False}, "heads=8: it must be a multiple of tensor=3"),
+        ({"tensor": 3}, "heads=8: it must be a multiple of tensor=3"),
+        ({"tensor": 2, "context": 64}, "seq_len=64: it must be a multiple of context \\* tensor = 128"),
         ({"tensor": 8}, "key_heads=4: it must be a multiple of tensor=8"),
         ({"data": 3, "expert": 3}, "num_experts=8: it must be a multiple of expert=3"),
         ({"pipeline": 9}, "pipeline=9: it must be at most 8, the layers"),
-        ({"pipeline": 3}, "batch_size=8: it must be a multiple of pipeline=3"),
+        ({"pipeline": 3}, "batch_size=8: it must be a multiple of micro_batches=3"),
+        ({"pipeline": 3, "micro_batches": 6}, "batch_size=8: it must be a multiple of micro_batches=6"),
+        ({"pipeline": 2, "shard": 2}, "shard=2: it must be 1 with a pipeline, beside which data may be"),
         ({"context": 5}, "seq_len=64: it must be a multiple of context \\* tensor = 5"),
+        ({"context": 64}, "seq_len=64: it must be a multiple of 2 \\* context = 128, the chunks of a ring"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(sizes: dict[str, int], message: str) -> None:

@@ -46,13 +46,18 @@ CASES: dict[str, tuple[Any, ...]] = {
     "expert": (BALANCED_MODEL, ParallelConfig(data=2, expert=2)),
     "expert, computed again": (BALANCED_MODEL, ParallelConfig(shard=2, expert=2), "bf16-mixed", "full"),
     "pipeline": (MODEL, ParallelConfig(pipeline=2)),
+    "many micro-batches": (MODEL, ParallelConfig(pipeline=2, micro_batches=4)),
     "tied": (TIED, ParallelConfig(pipeline=2)),
+    "interleaved": (TIED, ParallelConfig(pipeline=2, micro_batches=4, schedule="interleaved", stages_per_process=2)),
 }
 OF_FOUR: dict[str, tuple[Any, ...]] = {
     "copies of shards": (MODEL, ParallelConfig(data=2, shard=2)),
     "tensor, sharded": (MODEL, ParallelConfig(tensor=2, shard=2)),
+    "tensor, gathered in bf16": (MODEL, ParallelConfig(tensor=2, shard=2, gather_dtype="bf16")),
     "tensor, context": (TIED, ParallelConfig(tensor=2, context=2)),
     "experts and tensor": (BALANCED_MODEL, ParallelConfig(data=2, expert=2, tensor=2)),
+    "experts and tensor, sharded": (BALANCED_MODEL, ParallelConfig(shard=2, expert=2, tensor=2), "bf16-mixed", "full"),
+    "the same in bf16": (BALANCED_MODEL, ParallelConfig(shard=2, expert=2, tensor=2, gather_dtype="bf16")),
     "experts copied": (BALANCED_MODEL, ParallelConfig(data=4, expert=2)),
     "stages copied": (TIED, ParallelConfig(pipeline=2, data=2)),
     "four stages": (TIED, ParallelConfig(pipeline=4)),
@@ -111,5 +116,5 @@ def test_what_no_formula_says_is_refused() -> None:
     with pytest.raises(ValueError, match="no mixture of depths with tensor above 1"):
         traffic(depths, BATCH, LENGTH, parallel=ParallelConfig(tensor=2))
     chosen = replace(TIED, blocks=(replace(DENSE, attention=replace(ATTENTION, pattern="MoBA(block=4, top_k=2)")),))
-    with pytest.raises(ValueError, match="a ring cannot choose keys by content"):
+    with pytest.raises(ValueError, match="a fixed pattern with method='ring'"):
         traffic(chosen, BATCH, LENGTH, parallel=ParallelConfig(context=2))

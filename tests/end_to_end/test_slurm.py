@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from end_to_end_cases import ROOT
 
-from toolkit.training.interruption import START_AGAIN
+from toolkit.training.termination import START_AGAIN
 
 SCRIPT = ROOT / "experiments" / "slurm" / "train.sbatch"
 
@@ -26,7 +26,7 @@ def job(folder: Path, srun: str, send: signal.Signals | None) -> tuple[int, str,
         (folder / name).chmod(0o755)
     slurm = {"SLURM_JOB_ID": "17", "SLURM_NTASKS_PER_NODE": "8", "SLURM_JOB_NUM_NODES": "1"}
     environment = {**os.environ, **slurm, "PATH": f"{folder}:{os.environ['PATH']}"}
-    process = subprocess.Popen(["bash", str(SCRIPT), "--out", "runs/x"], env=environment)
+    process = subprocess.Popen(["bash", str(SCRIPT), "one.yaml", "--out", "runs/x"], env=environment)
     if send is not None:
         end = time.monotonic() + 20
         while not (folder / "started").exists():
@@ -45,7 +45,8 @@ SAVES = f"trap 'sleep 0.5; exit {START_AGAIN}' TERM\nwhile true; do sleep 0.05; 
 def test_on_sigterm_it_waits_for_the_run_to_save_and_requeues_itself(tmp_path: Path) -> None:
     code, asked, started = job(tmp_path, SAVES, signal.SIGTERM)
     assert (code, asked) == (START_AGAIN, "requeue 17")
-    assert started.endswith("python experiments/slurm/train.py --devices 8 --num_nodes 1 --out runs/x")
+    train = "python experiments/train.py one.yaml --out runs/x --parallel.devices 8 --parallel.num_nodes 1"
+    assert started.endswith(train)
 
 
 @pytest.mark.parametrize("code", [0, 1, 143])

@@ -116,6 +116,10 @@ def test_routers_over_the_batch_are_the_same_where_processes_share_it() -> None:
     assert_same((PAIRS["tensor"],), torch.float64, ("soft", "choosing"))
 
 
+def test_soft_slots_are_of_a_sequence_wherever_it_is() -> None:
+    assert_same((PAIRS["zero 3"], PAIRS["data"]), torch.float64, ("soft",))
+
+
 def test_the_comparison_sees_what_is_tested() -> None:
     """Clipping is active, biases move, and a wrong gradient, weight or load would show."""
     one = alone("biased", torch.float64)

@@ -12,7 +12,8 @@ from training_cases import MODEL, WINDOWS, budget, corpus, training
 
 from toolkit.training import fit, run
 from toolkit.training.checkpoints import read_checkpoint
-from toolkit.training.interruption import START_AGAIN, Interrupted
+from toolkit.training.interruption import Interrupted
+from toolkit.training.termination import START_AGAIN, TermNote
 
 HOOKS = [(run.WatchPeers, "on_fit_start"), (run.RunMetrics, "on_train_start"), (run.FiniteLoss, "on_train_batch_start")]
 """While the trainer is set up; after Lightning has taken the signal; in a step."""
@@ -41,3 +42,20 @@ def test_a_worker_s_parent_gets_all_of_it() -> None:
     again = pickle.loads(pickle.dumps(Interrupted(Path("last.ckpt"), 7)))
     assert (again.code, again.step, again.checkpoint) == (START_AGAIN, 7, Path("last.ckpt"))
     assert str(again) == "interrupted after step 7, which last.ckpt holds; start it again to go on"
+
+
+def test_a_run_that_is_asked_in_its_last_validation_ends_by_itself_and_its_sweep_learns_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = run.RunMetrics.on_validation_end
+
+    def asked(*arguments: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        original(*arguments)
+
+    monkeypatch.setattr(run.RunMetrics, "on_validation_end", asked)
+    config = training(steps=3, evaluations=1)
+    with TermNote() as sweep:
+        fitted = fit(MODEL, config, corpus(), tmp_path, budget(config), validation_count=WINDOWS)
+    assert fitted.steps == 3
+    assert sweep.asked

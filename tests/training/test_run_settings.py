@@ -17,7 +17,7 @@ from toolkit.compute import cost
 from toolkit.data import CorpusConfig, prepare_corpus
 from toolkit.parallel import ParallelConfig
 from toolkit.training import fit
-from toolkit.training.run_settings import RunSettings, read_run_settings
+from toolkit.training.run_settings import RunSettings, changes_of, read_run_settings
 
 TRAINING = training(steps=2, learning_rate=1e-5)
 
@@ -117,3 +117,30 @@ def test_what_is_no_mapping_is_refused(words: str, tmp_path: Path) -> None:
             read_run_settings(tmp_path / name)
     with pytest.raises(ValueError, match="a folder with a run.json"):
         read_run_settings(tmp_path)
+
+
+def test_changes_by_name_are_those_written_in_the_file(text: CorpusConfig, tmp_path: Path) -> None:
+    words = ["--training.steps", "7", "--training.learning_rate=1e-3", "--data.paths", f"[{text.paths[0]}]"]
+    words += ["--parallel.shard", "2", "--budget", "3e9", "--training.eps=1E-9"]
+    read = read_run_settings(written(tmp_path / "a.yaml", parallel={"accelerator": "cpu"}), changes_of(words))
+    assert read.training == replace(TRAINING, steps=7, learning_rate=1e-3, eps=1e-9)
+    assert read.data == CorpusConfig(text.paths)
+    assert read.parallel == ParallelConfig(accelerator="cpu", shard=2)
+    assert read.flops == read.budget == 3e9
+    assert changes_of([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainnig.steps", "7"], "setting='--trainnig.steps': it must be --model or --data"),
+        (["steps", "7"], "setting='steps': it must be --model"),
+        (["--training.steps"], "setting='--training.steps': it must be .* and a value"),
+        (["--training.steps", "[7"], r"training.steps='\[7': it must be YAML"),
+        (["--training.stepps", "7"], "training=.'stepps'.: it must be of steps"),
+        (["--validation_windows.count", "7"], "validation_windows.count=7: it must be no part of validation_windows"),
+    ],
+)
+def test_changes_that_are_none_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_run_settings(written(tmp_path / "a.yaml", validation_windows=8), changes_of(words))

@@ -12,7 +12,7 @@ from toolkit.checks import require
 from toolkit.compute.cost import shapes_of
 from toolkit.compute.memory.activations import Tokens
 from toolkit.compute.memory.per_device import spread_tokens
-from toolkit.compute.memory.spread import Numbers, Spread, layer_numbers, stage_numbers
+from toolkit.compute.memory.spread import Numbers, Spread, layer_numbers, process_numbers
 from toolkit.layers import Block, MixtureOfDepths, MoE, SelfAttention
 from toolkit.layers.experts import Experts
 from toolkit.layers.recomputation import Recompute, layer_policies
@@ -77,7 +77,7 @@ def traffic(
     parallel: ParallelConfig | None = None,
     recompute: Recompute = "none",
 ) -> Traffic:
-    """Bytes that a process sends in a training step of ``config``: that of the pipeline's stage that sends most.
+    """Bytes that a process sends in a training step of ``config``: that of the process that sends most.
 
     The arguments are those of :func:`toolkit.compute.memory`. Sums of the formulas beside each kind of parallelism in
     :mod:`toolkit.parallel`; :class:`toolkit.parallel.SentBytes` counts the same in a run. Experts' loads are taken to
@@ -85,27 +85,28 @@ def traffic(
     clips gradients and reports losses over data is not in it, some bytes.
 
     Raises:
-        ValueError: as :func:`toolkit.compute.memory`; with ``context`` above 1 if a layer chooses keys by content, with
-            ``tensor`` above 1 if a layer is a mixture of depths, whose bytes no formula says.
+        ValueError: as :func:`toolkit.compute.memory`; with ``tensor`` above 1 if a layer is a mixture of depths, whose
+            bytes no formula says.
     """
-    tokens = spread_tokens(config, batch_size, seq_len, precision, parallel)
-    decoder, policies = shapes_of(config), layer_policies(recompute, len(config.blocks))
-    stages = [_stage(config, decoder, tokens, stage, policies) for stage in range(len(tokens.spread.stages))]
-    return max(stages, key=lambda stage: stage.total)
+    policies = layer_policies(recompute, len(config.blocks))
+    tokens = spread_tokens(config, batch_size, seq_len, precision, parallel, policies)
+    decoder, processes = shapes_of(config), range(len(tokens.spread.stages))
+    sent = [_of_process(config, decoder, tokens, process, policies) for process in processes]
+    return max(sent, key=lambda process: process.total)
 
 
-def _stage(config: DecoderConfig, decoder: Decoder, tokens: Tokens, stage: int, policies: list[str]) -> Traffic:
-    """One pipeline stage; without a pipeline there is one."""
+def _of_process(config: DecoderConfig, decoder: Decoder, tokens: Tokens, process: int, policies: list[str]) -> Traffic:
+    """One process of a pipeline; without a pipeline there is one."""
     spread = tokens.spread
-    layers = [(decoder.blocks[layer], policies[layer] != "none") for layer in spread.stages[stage]]
-    copied, sharded = _parameters(config, spread, stage)
+    layers = [(decoder.blocks[layer], policies[layer] != "none") for layer in spread.layers(process)]
+    copied, sharded = _parameters(config, spread, process)
     return Traffic(
-        data=copied + _copied_experts(config, spread, stage),
+        data=copied + _copied_experts(config, spread, process),
         shard=sharded,
         tensor=_tensor(config, decoder, tokens, layers),
         context=sum(_ring(part, tokens, again) for part, again in _parts(layers, SelfAttention)),
         expert=sum(_exchange(part, tokens, again) for part, again in _parts(layers, MoE)),
-        pipeline=_pipeline(config, decoder, tokens, stage),
+        pipeline=_pipeline(config, decoder, tokens, process),
         routing=_counts(layers, tokens),
     )
 
@@ -115,32 +116,32 @@ def _parts(layers: list[tuple[nn.Module, bool]], kind: type[Part]) -> list[tuple
     return [(part, again) for layer, again in layers for part in layer.modules() if isinstance(part, kind)]
 
 
-def _parameters(config: DecoderConfig, spread: Spread, stage: int) -> tuple[float, float]:
+def _parameters(config: DecoderConfig, spread: Spread, process: int) -> tuple[float, float]:
     """(over copies, within one) of gradients and parameters, experts that are shared left out."""
     parallel = spread.parallel
-    total = stage_numbers(config, spread, stage)
+    total = process_numbers(config, spread, process)
     if spread.replicated:
         return SHARES["all_reduce"](parallel.data_size) * 4 * total.kept, 0.0
     if not spread.gathers:
         return 0.0, 0.0
-    layers = sum((layer_numbers(config, parallel)[layer] for layer in spread.stages[stage]), Numbers())
+    layers = sum((layer_numbers(config, parallel)[layer] for layer in spread.layers(process)), Numbers())
     sent = sharded_bytes(
         layers.cut,
         total.cut - layers.cut,
         processes=spread.cut,
         copies=parallel.data_size,
         zero=parallel.zero,
-        gather_itemsize=2 if parallel.gather_dtype == "bf16" else 4,
+        gather_itemsize=2 if spread.gathers_bf16 else 4,
     )
     copied = sent.pop("all_reduce")
     return copied, sum(sent.values())
 
 
-def _copied_experts(config: DecoderConfig, spread: Spread, stage: int) -> float:
+def _copied_experts(config: DecoderConfig, spread: Spread, process: int) -> float:
     """Gradients of experts, summed over the groups that have the same ones."""
     if spread.expert == 1:
         return 0.0
-    total, sizes = stage_numbers(config, spread, stage), spread.parallel
+    total, sizes = process_numbers(config, spread, process), spread.parallel
     copies = sizes.data_size * sizes.shard * sizes.context // spread.expert
     return SHARES["all_reduce"](copies) * 4 * (total.kept - total.cut)
 
@@ -157,28 +158,34 @@ def _tensor(config: DecoderConfig, decoder: Decoder, tokens: Tokens, layers: lis
         tokens=tokens.count,
         dim=config.dim,
         low=tokens.low,
+        high=tokens.high,
         layers=len(layers),
         again=sum(again for _, again in layers),
-        whole=_whole_numbers(decoder, sizes),
+        whole=_whole_bytes(decoder, tokens),
         sequence_parallel=sizes.sequence_parallel,
     )
     return sum(shared_layers_bytes(shape).values())
 
 
-def _whole_numbers(decoder: Decoder, sizes: ParallelConfig) -> int:
-    """Numbers of parameters that every process of a tensor group has, of whose gradient each computes a part."""
+def _whole_bytes(decoder: Decoder, tokens: Tokens) -> int:
+    """Of gradients that every process of a tensor group computes a part of, in what FSDP2 gathered the parameters in.
+
+    Experts that are shared are not gathered.
+    """
+    sizes = tokens.spread.parallel
     norms = [decoder.norm] if sizes.sequence_parallel else []
     inside: list[nn.Module] = []
     for block in decoder.blocks:
         assert isinstance(block, Block), "others are refused"
         inside += [*block.attention.modules(), *block.feed_forward.modules()]
         norms += [block.attention_norm, block.feed_forward_norm] if sizes.sequence_parallel else []
-    numbers = sum(weight.numel() for norm in norms for weight in norm.parameters())
+    found = sum(tokens.high * weight.numel() for norm in norms for weight in norm.parameters())
     for part in inside:
-        whole = (name for name, share in shares(part, sizes.tensor).items() if share.dim is None)
-        held = sizes.expert if isinstance(part, Experts) else 1
-        numbers += sum(part.get_parameter(name).numel() // held for name in whole)
-    return numbers
+        shared = isinstance(part, Experts) and sizes.expert > 1
+        whole = (part.get_parameter(name) for name, share in shares(part, sizes.tensor).items() if share.dim is None)
+        numbers = sum(weight.numel() for weight in whole)
+        found += 4 * numbers // sizes.expert if shared else tokens.high * numbers
+    return found
 
 
 def _ring(attention: SelfAttention, tokens: Tokens, again: bool) -> float:
@@ -186,9 +193,7 @@ def _ring(attention: SelfAttention, tokens: Tokens, again: bool) -> float:
     sizes, pattern = tokens.spread.parallel, attention.pattern
     if sizes.context == 1:
         return 0.0
-    right = "a fixed pattern with context above 1: a ring cannot choose keys by content"
-    require(isinstance(pattern, Pattern), "pattern", pattern, right)
-    assert isinstance(pattern, Pattern), "it was required"
+    assert isinstance(pattern, Pattern), "others are refused"
     layout = Layout("zigzag", sizes.context, tokens.seq_len * sizes.context)
     heads, kv_heads, width = attention.heads // sizes.tensor, attention.key_heads // sizes.tensor, attention.head_dim
     shape = AttentionShape(tokens.batch_size, heads, kv_heads, width, width, tokens.low)
@@ -209,15 +214,17 @@ def _exchange(moe: MoE, tokens: Tokens, again: bool) -> float:
     return float(both + again * forward)
 
 
-def _pipeline(config: DecoderConfig, decoder: Decoder, tokens: Tokens, stage: int) -> float:
-    """Tokens; a tied head's gradient, of which the first and the last stage have copies; the losses' sums."""
-    stages = len(tokens.spread.stages)
-    if stages == 1:
+def _pipeline(config: DecoderConfig, decoder: Decoder, tokens: Tokens, process: int) -> float:
+    """Tokens; a tied head's gradient, of which the first and the last process have copies; the losses' sums."""
+    processes, per_process = len(tokens.spread.stages), tokens.spread.parallel.stages_per_process
+    if processes == 1:
         return 0.0
-    tied = config.tied_head and stage in (0, stages - 1)
+    tied = config.tied_head and process in (0, processes - 1)
     embedding = SHARES["all_reduce"](2) * 4 * config.vocab_size * config.dim if tied else 0
-    losses = SHARES["all_reduce"](stages) * 8 * (1 + len(count_losses(decoder)))
-    return stage_bytes(tokens.count, config.dim, stage, stages) + embedding + losses
+    losses = SHARES["all_reduce"](processes) * 8 * (1 + len(count_losses(decoder)))
+    stages = processes * per_process
+    own = range(process, stages, processes)
+    return sum(stage_bytes(tokens.count, config.dim, stage, stages) for stage in own) + embedding + losses
 
 
 def _counts(layers: list[tuple[nn.Module, bool]], tokens: Tokens) -> float:
@@ -230,4 +237,4 @@ def _counts(layers: list[tuple[nn.Module, bool]], tokens: Tokens) -> float:
         if isinstance(loss, LoadBalancingLoss) and loss.over == "global"
     ]
     processes = sizes.data_size * sizes.shard * sizes.context
-    return SHARES["all_reduce"](processes) * 8 * sum(counted) * sizes.pipeline
+    return SHARES["all_reduce"](processes) * 8 * sum(counted) * sizes.micro_batch_count

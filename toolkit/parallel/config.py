@@ -53,7 +53,8 @@ class ParallelConfig:
         sequence_parallel: with ``tensor``, the residual stream and its norms are sharded over the tokens.
 
     Raises:
-        ValueError: if a count is not positive, a choice unknown, or the sizes do not multiply to the processes.
+        ValueError: if a count is not positive, a choice unknown, the sizes do not multiply to the processes, or a
+            setting is of something that these sizes do not do.
 
     Source: ZeRO: Rajbhandari et al. 2020 (arXiv 1910.02054); FSDP: Zhao et al. 2023 (arXiv 2304.11277); tensor
     parallelism: Shoeybi et al. 2019 (arXiv 1909.08053); sequence parallelism: Korthikanti et al. 2022 (arXiv
@@ -92,9 +93,15 @@ class ParallelConfig:
         self._resolve_pipeline()
         spread = self.data_size * self.shard * self.context
         product = f"data {self.data} * shard {self.shard} * context {self.context} = {spread}"
-        require(spread % self.expert == 0, "expert", self.expert, f"a divisor of {product}")
+        enough = math.lcm(spread, self.expert) // self.shard // self.context
+        right = f"a divisor of {product}, which lend it their processes; data={enough} would do"
+        require(spread % self.expert == 0, "expert", self.expert, right)
         plain = self.strategy == "auto" or self.is_replicated
         require(plain, "strategy", self.strategy, "'auto' where another size than data is above 1")
+        for name, plain_value in (("gather_dtype", "parameter"), ("offload", False)):
+            value = getattr(self, name)
+            right = f"{plain_value!r} where parameters are not gathered, as with shard above 1"
+            require(self.gathers or value == plain_value, name, value, right)
 
     def _resolve(self) -> None:
         """Fill in what was left None, or refuse sizes that do not multiply to the processes."""
@@ -182,6 +189,11 @@ class ParallelConfig:
     def is_replicated(self) -> bool:
         """Whether every process holds a whole model."""
         return self.shard == self.tensor == self.context == self.expert == self.pipeline == 1
+
+    @property
+    def gathers(self) -> bool:
+        """Whether FSDP2 holds the parameters: those that processes of different tokens have, if not all is copied."""
+        return self.pipeline == 1 and not self.is_replicated and self.data_size * self.shard * self.context > 1
 
     @property
     def device(self) -> str:

@@ -25,6 +25,7 @@ from toolkit.scaling.plan_table import print_plan
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.study import Study
 from toolkit.training.config import TrainingConfig
+from toolkit.training.termination import AskedToEnd, end_on_term
 
 NOT_RESULTS = (
     "config",
@@ -192,10 +193,15 @@ def run_experiment(main: Callable[[Sequence[str]], None]) -> None:
     """Call ``main`` with the command line; end with one line and exit code 2 if its settings are refused.
 
     What fails once training has begun is no setting's fault, comes as a ``RuntimeError`` that names the
-    run, and keeps its traceback.
+    run, and keeps its traceback. On SIGTERM the exit code is 75
+    (:class:`toolkit.training.termination.AskedToEnd`).
     """
+    end_on_term()
     try:
         main(sys.argv[1:])
+    except AskedToEnd as left:
+        print(left, file=sys.stderr)
+        raise
     except (ValueError, ImportError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(USER_ERROR)

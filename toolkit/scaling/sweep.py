@@ -8,6 +8,8 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 
+import torch
+
 from toolkit.data import Corpus
 from toolkit.files import write_atomically
 from toolkit.parallel import is_main_process
@@ -24,6 +26,7 @@ from toolkit.scaling.launch import (
     ThisProcess,
 )
 from toolkit.scaling.launch.launcher import named
+from toolkit.scaling.launch.queue import STOPPED
 from toolkit.scaling.launch.work import settle
 from toolkit.scaling.plan import PlannedRun
 from toolkit.scaling.plan.branches import branches, trunks_first
@@ -31,6 +34,7 @@ from toolkit.scaling.progress import SweepProgress
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.run_row import run_row, until_diverged
 from toolkit.training.probe import probe_step_seconds
+from toolkit.training.termination import AskedToEnd, TermNote, any_process
 
 
 def step_seconds(
@@ -47,9 +51,8 @@ def step_seconds(
         known = json.loads(folder.step_seconds.read_text())
     if set(cells) - set(known):
         settle(threads)
-        where = "cuda" if device == "gpu" else "cpu"
         load = os.getloadavg()[0]
-        measured = probe_step_seconds([(run.model, run.training) for run in cells.values()], where)
+        measured = probe_step_seconds([(run.model, run.training) for run in cells.values()], _kind(device))
         known |= dict(zip(cells, measured, strict=True))
         if folder is not None and folder.path.exists():
             write_atomically(folder.step_load, json.dumps(round(load, 2)) + "\n")
@@ -106,16 +109,22 @@ def _execute_in_step(todo: Sequence[PlannedRun], work: SweepWork, progress: Swee
     """Runs of several processes, all of which come here and take one run after the other in the same order.
 
     Nothing is claimed: what one of them found at work elsewhere the others might not. The folder must be theirs alone.
+
+    Raises:
+        AskedToEnd: in all, between two runs, if one got SIGTERM.
     """
     settings, corpus = work.settings, work.corpus()
-    for run in todo:
-        with named(run):
-            report = progress.reporter(run.name)
-            row = work.train(run, corpus, settings, work.seconds[run.name], report, work.beginnings)
-        if is_main_process():
-            settings.folder.table.append(row)
-            progress.finished(run, row)
-            work.beginnings.discard({each.run for each in settings.folder.table.read()})
+    with TermNote() as term:
+        for run in todo:
+            with named(run):
+                report = progress.reporter(run.name)
+                row = work.train(run, corpus, settings, work.seconds[run.name], report, work.beginnings)
+            if is_main_process():
+                settings.folder.table.append(row)
+                progress.finished(run, row)
+                work.beginnings.discard({each.run for each in settings.folder.table.read()})
+            if any_process(term.asked, torch.device(_kind(settings.parallel.device))):
+                raise AskedToEnd(STOPPED)
 
 
 def train_one(
@@ -174,3 +183,8 @@ def train_one(
 
 def _cell(run: PlannedRun, threads: int) -> str:
     return f"{run.family}-dim{run.dim}-threads{threads}"
+
+
+def _kind(device: str) -> str:
+    """torch's name of a device."""
+    return "cuda" if device == "gpu" else "cpu"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,12 +65,21 @@ class RunSettings:
         require(self.budget is None or self.budget > 0, "budget", self.budget, "positive, or None")
 
     @property
+    def flops(self) -> float:
+        """Training FLOPs (``exact``) that end it: the budget, or those of all its steps."""
+        if self.budget is not None:
+            return self.budget
+        return cost(self.model, self.training.context).training_flops["exact"] * self._planned
+
+    @property
+    def _planned(self) -> float:
+        """Tokens of all its steps."""
+        return float(self.training.steps * self.training.tokens_per_step)
+
+    @property
     def tokens(self) -> float:
         """Tokens that it is trained on: those of its steps, or fewer where the budget ends it."""
-        planned = float(self.training.steps * self.training.tokens_per_step)
-        if self.budget is None:
-            return planned
-        return min(planned, self.budget / cost(self.model, self.training.context).training_flops["exact"])
+        return min(self._planned, self.flops / cost(self.model, self.training.context).training_flops["exact"])
 
     def corpus(self, cache: Path) -> Corpus:
         """The text, tokenised in the folder ``cache``.
@@ -85,19 +94,23 @@ class RunSettings:
         return corpus
 
 
-def read_run_settings(path: Path) -> RunSettings:
-    """The settings in a YAML or JSON file, or in a run's folder.
+def read_run_settings(path: Path, changes: Mapping[str, Any] | None = None) -> RunSettings:
+    """The settings in a YAML or JSON file, or in a run's folder, with ``changes`` by their names on top.
 
     The file has ``model`` (as :meth:`DecoderConfig.to_dict` gives it) and ``training``; ``data``, ``parallel``,
     ``validation_windows`` and ``budget`` where they are not the defaults. A folder's says its text too, unless that was
     not read by :func:`toolkit.data.prepare_corpus`.
+
+    Args:
+        path: of the file or the folder.
+        changes: values by dotted names: ``{"training.steps": 20, "parallel.shard": 2}``.
 
     Raises:
         ValueError: naming the setting that is missing, unknown or out of its range.
     """
     path = path / RUN_FILE if path.is_dir() else path
     require(path.is_file(), "settings", str(path), f"a YAML file of a run's settings, or a folder with a {RUN_FILE}")
-    values = _read(path)
+    values = _changed(_read(path), changes or {})
     _require_known(values, "settings", (*WRITTEN, *RECORDED))
     for name in ("model", "training"):
         require(name in values, name, None, f"given in {path}")
@@ -128,6 +141,46 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"settings={str(path)!r}: it must be YAML or JSON ({error})") from None
     require(isinstance(values, dict), "settings", str(path), "a mapping with model and training")
     return dict(values)
+
+
+def changes_of(arguments: Sequence[str]) -> dict[str, Any]:
+    """Settings as a command line gives them, by their dotted names; values are YAML's.
+
+    Raises:
+        ValueError: naming what is no setting, or has no value or one that is not YAML.
+
+    >>> changes_of(["--training.steps", "20", "--training.learning_rate=1e-3", "--data.paths", "[text, more]"])
+    {'training.steps': 20, 'training.learning_rate': 0.001, 'data.paths': ['text', 'more']}
+    """
+    changes, words = dict[str, Any](), iter(arguments)
+    for word in words:
+        name, sign, value = word.removeprefix("--").partition("=")
+        required = f"--{' or --'.join(WRITTEN)}, or a part of one as --training.steps, and a value"
+        known = word.startswith("--") and name.split(".")[0] in WRITTEN
+        require(known, "setting", word, required)
+        given = value if sign else next(words, None)
+        require(given is not None, "setting", word, required)
+        changes[name] = _yaml(str(given), name)
+    return changes
+
+
+def _changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with the ones of ``changes``, whose names lead into mappings."""
+    for name, value in changes.items():
+        *sections, last = name.split(".")
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+            require(isinstance(inner, dict), name, value, f"no part of {section}, which is {inner!r}")
+        inner[last] = value
+    return values
+
+
+def _yaml(text: str, name: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}={text!r}: it must be YAML ({error})") from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -29,6 +28,9 @@ from toolkit.parallel.pipeline import PipelineTrainer, StageOptimizer, gather_st
 from toolkit.training.parts import own_part
 from toolkit.training.passes import PipelinePasses
 
+Place = tuple[int, int]
+"""(pipeline stage, reader of the batch): processes of one place draw the same random numbers."""
+
 
 class MeshStrategy(DDPStrategy):
     """Spreads the decoder of a :class:`toolkit.training.LanguageModel` over processes as a ``ParallelConfig`` says.
@@ -38,8 +40,7 @@ class MeshStrategy(DDPStrategy):
 
     With ``pipeline`` above 1 a process keeps its stages' layers, and a training step runs the schedule's forwards and
     backwards of all micro-batches: Lightning then has a loss whose gradients are there already
-    (:class:`toolkit.training.passes.PipelinePasses`). Every process draws
-    its own random numbers.
+    (:class:`toolkit.training.passes.PipelinePasses`).
 
     Checkpoints hold the whole model and optimizer, gathered and written by rank 0, as one process would write them: a
     run can go on with other sizes. Gradients are clipped by the module, over every mesh; batches are chosen by
@@ -102,9 +103,6 @@ class MeshStrategy(DDPStrategy):
         module.passes = PipelinePasses(pipeline)
         groups = [[f"decoder.{name}" for name in names] for names in module.parameter_groups.values()]
         self._stages = StageOptimizer(module, groups, pipeline.group)
-        # Or layers in the same place of two stages drew the same, and so did a stage's copies for their tokens.
-        seed = np.random.SeedSequence((torch.initial_seed(), dist.get_rank()))
-        torch.manual_seed(int(seed.generate_state(1)[0]))
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The module's; a pipeline's forwards enter the precision's context themselves, and its backwards do not."""
@@ -196,3 +194,20 @@ def token_parts(trainer: lightning.Trainer) -> int:
     strategy = getattr(trainer, "strategy", None)
     shares = strategy.parallel.context if isinstance(strategy, MeshStrategy) else 1
     return batch_reader(trainer)[1] * shares
+
+
+def draw_places(trainer: lightning.Trainer) -> tuple[int, int]:
+    """(stages, readers): how many places there are that draw different random numbers."""
+    strategy = getattr(trainer, "strategy", None)
+    stages = strategy.parallel.pipeline if isinstance(strategy, MeshStrategy) else 1
+    return stages, batch_reader(trainer)[1]
+
+
+def draw_place(trainer: lightning.Trainer) -> Place:
+    """Where this process stands among those that draw different random numbers.
+
+    Others' sequences, and other layers, are to be dropped and perturbed independently; but routers that processes share
+    (tensor, context) must choose the same for the same tokens.
+    """
+    meshes = meshes_of(trainer)
+    return 0 if meshes is None else meshes.rank_in("pipeline"), batch_reader(trainer)[0]

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
 from itertools import product
 from math import prod
 
 import pytest
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from toolkit.compute import cost, memory, traffic
-from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
-from toolkit.parallel import ParallelConfig
+from toolkit.data import as_examples
+from toolkit.layers.recomputation import Recompute, recompute_layers
+from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
+from toolkit.parallel import ParallelConfig, build_mesh, parallelize
+from toolkit.parallel.pipeline import PipelineTrainer
 from toolkit.scaling.plan import __main__ as command
-from toolkit.scaling.plan.layouts import Layout, Run, find_decoder, fitting, layouts, optimal_tokens, refusal
+from toolkit.scaling.plan.layouts import Layout, Run, find_decoder, fitting, layouts, optimal_tokens
+from toolkit.training.parts import own_part
 
 ATTENTION = AttentionConfig(heads=8, kv_heads=4)
 DENSE = DecoderConfig(512, 64, (BlockConfig(ATTENTION, FeedForwardConfig(256)),) * 3)
@@ -21,27 +30,61 @@ SPARSE = DecoderConfig(512, 64, (BlockConfig(ATTENTION, MoEConfig(64, 6, 2)),) *
 RUN = Run(params=1e6, gpus=12, seq=96, batch=2, vocab=512)
 
 
+@pytest.mark.parametrize("recompute", ["none", "full"])
 @pytest.mark.parametrize(("config", "experts"), [(DENSE, 0), (SPARSE, 6)], ids=["dense", "moe"])
-def test_no_layout_is_missing_and_none_is_there_that_memory_refuses(config: DecoderConfig, experts: int) -> None:
-    run = replace(RUN, experts=experts, per_node=4)
-    expected = set()
-    for data, shard, tensor, context, pipeline in product((1, 2, 3, 4, 6, 12), repeat=5):
-        for expert in range(1, 13) if experts else [1]:
-            sizes = {"data": data, "shard": shard, "tensor": tensor, "context": context, "pipeline": pipeline}
-            near = run.per_node % tensor == 0
-            plain = shard == tensor == context == expert == 1
-            if prod(sizes.values()) != 12 or not near or not (pipeline == 1 or plain):
-                continue
-            try:
-                memory(config, 2 * pipeline, 96, parallel=ParallelConfig(**sizes, expert=expert))
-            except ValueError:
-                continue
-            expected.add((*sizes.values(), expert))
-    found = [layout.parallel for layout in layouts(config, run)]
-    sizes_of = [(each.data, each.shard, each.tensor, each.context, each.pipeline, each.expert) for each in found]
-    assert len(sizes_of) == len(set(sizes_of))
-    assert set(sizes_of) == expected
-    assert len(expected) > 20
+def test_layouts_are_those_that_the_toolkit_runs(config: DecoderConfig, experts: int, recompute: Recompute) -> None:
+    """Every size of the mesh is tried on processes that send nothing; odd ones among them, and more than divide."""
+    for gpus, seq in ((8, 24), (6, 18)):
+        run = replace(RUN, experts=experts, per_node=gpus, gpus=gpus, seq=seq, recompute=recompute)
+        with unsent(gpus):
+            able = {each for each in every_mesh(gpus) if runs(config, each, run)}
+        found = [layout.parallel for layout in layouts(config, run)]
+        assert len(found) == len(set(found))
+        assert set(found) == able
+        assert len(able) > 6
+
+
+@contextmanager
+def unsent(processes: int) -> Iterator[None]:
+    """This process as the first of a group whose collectives do nothing."""
+    dist.init_process_group("fake", rank=0, world_size=processes, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def every_mesh(gpus: int) -> Iterator[ParallelConfig]:
+    for sizes in product(range(1, gpus + 1), repeat=6):
+        names = dict(zip(("data", "shard", "tensor", "context", "pipeline", "expert"), sizes, strict=True))
+        if prod(sizes[:5]) != gpus:
+            continue
+        with suppress(ValueError):
+            yield ParallelConfig(devices=gpus, **names)
+
+
+def runs(config: DecoderConfig, parallel: ParallelConfig, run: Run) -> bool:
+    """Whether what trains takes the decoder and the tokens."""
+    decoder = Decoder(config)
+    recompute_layers(decoder, run.recompute)
+    windows = torch.zeros(run.batch, run.seq + 1, dtype=torch.int64)
+    try:
+        meshes = build_mesh(parallel)
+        if parallel.pipeline > 1:
+            PipelineTrainer(decoder, meshes, length=run.seq)
+        else:
+            parallelize(decoder, meshes)
+        input_ids, _ = as_examples(own_part(windows, meshes))
+        for looks_at in decoder.embedding._forward_pre_hooks.values() if parallel.tensor > 1 else ():
+            looks_at(decoder.embedding, (input_ids,))
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_tensor_group_stays_on_a_node() -> None:
+    found = {layout.parallel.tensor for layout in layouts(DENSE, replace(RUN, gpus=4, per_node=2, seq=16))}
+    assert found == {1, 2}
 
 
 def test_layouts_that_fit_are_those_memory_says_and_in_the_order_that_is_stated() -> None:
@@ -74,12 +117,6 @@ def test_layouts_are_compared_by_what_they_send_for_a_token() -> None:
 def copies(found: list[Layout]) -> list[Layout]:
     """Of whole models alone."""
     return [each for each in found if each.parallel.is_replicated]
-
-
-def test_a_ring_holds_two_chunks_in_every_process() -> None:
-    run = replace(RUN, gpus=4, seq=100)
-    assert refusal(DENSE, ParallelConfig(context=4), run) == "seq: not to be shared evenly"
-    assert refusal(DENSE, ParallelConfig(context=2), run) == ""
 
 
 def test_layers_that_choose_keys_by_content_are_not_planned_in_a_ring() -> None:
@@ -116,6 +153,13 @@ def test_the_command_prints_what_it_was_asked(capsys: pytest.CaptureFixture[str]
         assert words in printed
     command.main(["--params", "7e9", "--gpus", "1"])
     assert "None fits" in capsys.readouterr().out
+
+
+def test_every_option_says_what_it_is() -> None:
+    told = {action.dest: action.help for action in command.build_parser()._actions}
+    assert set(told) == {"help", "show", *(field.name for field in fields(Run))}
+    for name, text in told.items():
+        assert text is not None and len(text.split()) > 2, name
 
 
 @pytest.mark.parametrize(

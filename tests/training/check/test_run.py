@@ -80,7 +80,7 @@ def test_the_trial_says_what_it_leaves_out(texts: str, tmp_path: Path) -> None:
         (["--small-batch", "9"], "small_batch=9: it must be 1 to the run's 8"),
         (["--small-dim", "0"], "dim=0: it must be positive"),
         (["--seeds", "0"], "seeds=0: it must be positive"),
-        (["--sedes", "3"], "unrecognized arguments: --sedes 3"),
+        (["--sedes", "3"], "setting='--sedes': it must be --model or"),
         (["--effect", "small"], "invalid float value: 'small'"),
     ],
 )

@@ -21,12 +21,14 @@ class Tokens:
         seq_len: tokens of each that this process computes.
         low: bytes of a number that a product reads.
         spread: the processes.
+        high: bytes of a number between layers: parameters gathered in bf16 take tokens in bf16.
     """
 
     batch_size: int
     seq_len: int
     low: int
     spread: Spread
+    high: int = 4
 
     @property
     def count(self) -> int:
@@ -38,8 +40,8 @@ class Tokens:
         return replace(self, batch_size=self.batch_size * part // parts)
 
     def stream(self, width: int) -> int:
-        """Bytes of fp32 numbers, ``width`` a token, of the residual stream's part."""
-        return 4 * width * self.count // self.spread.stream
+        """Bytes of ``width`` numbers a token, of the residual stream's part."""
+        return self.high * width * self.count // self.spread.stream
 
 
 def kept_bytes(block: BlockConfig, layer: nn.Module, dim: int, tokens: Tokens, policy: str) -> int:
@@ -101,8 +103,10 @@ def _block_bytes(block: BlockConfig, layer: Block, dim: int, tokens: Tokens) -> 
     if block.attention.qk_norm:  # what it normalises, as a view of all that was projected, and what that gives
         attention += tokens.low * (queries + keys) + 4 * (queries + keys // 2)
     kept = 2 * _norm_bytes(dim, tokens) + tokens.count * attention // tokens.spread.tensor
-    if tokens.spread.stream > 1 and tokens.low < 4 and isinstance(layer.feed_forward, MoE):
-        kept += 4 * dim * tokens.count  # the tokens as they are gathered, which the router reads before they are cast
+    if tokens.spread.stream > 1 and tokens.low < tokens.high and isinstance(layer.feed_forward, MoE):
+        kept += (
+            tokens.high * dim * tokens.count
+        )  # the tokens as they are gathered, which the router reads before they are cast
     return kept + feed_forward_bytes(
         layer.feed_forward,
         tokens.low,
@@ -151,8 +155,8 @@ def _outputs(block: BlockConfig, layer: nn.Module, dim: int, tokens: Tokens) -> 
 
 
 def _norm_bytes(dim: int, tokens: Tokens) -> int:
-    """The stream and its normalised form in fp32, and what the next product reads, whole in every process."""
-    return tokens.stream(2 * dim) + tokens.low * dim * tokens.count
+    """The stream's part and its normalised form, in fp32 whatever it is in, and what the next product reads, whole."""
+    return 4 * 2 * dim * tokens.count // tokens.spread.stream + tokens.low * dim * tokens.count
 
 
 def _widths(block: BlockConfig, dim: int) -> tuple[int, int]:

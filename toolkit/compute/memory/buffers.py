@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from toolkit.compute.cost import shapes_of
 from toolkit.compute.memory.activations import Tokens
-from toolkit.compute.memory.spread import layer_numbers, stage_numbers
+from toolkit.compute.memory.spread import layer_numbers, process_numbers
 from toolkit.layers import MoE
 from toolkit.models import DecoderConfig
 from toolkit.routing import SoftRouter
@@ -13,31 +13,31 @@ AHEAD = 2
 """Layers whose parameters FSDP2 has gathered at once: the one that runs and the next."""
 
 
-def buffer_bytes(config: DecoderConfig, micro_batch: Tokens, stage: int) -> int:
-    """Of one pipeline stage, for parameters and their gradients, and for the tokens of one micro-batch.
+def buffer_bytes(config: DecoderConfig, micro_batch: Tokens, process: int, in_flight: tuple[int, ...]) -> int:
+    """Of one process of a pipeline, for parameters and their gradients, and for the tokens of one micro-batch.
 
     None of it is needed by one process. Those of parameters follow from FSDP2's and DDP's ways; those of tokens are
     what goes out and what comes in of the largest exchange.
     """
-    return _parameter_buffers(config, micro_batch, stage) + _token_buffers(config, micro_batch)
+    return _parameter_buffers(config, micro_batch, process) + _token_buffers(config, micro_batch)
 
 
-def _parameter_buffers(config: DecoderConfig, tokens: Tokens, stage: int) -> int:
+def _parameter_buffers(config: DecoderConfig, tokens: Tokens, process: int) -> int:
     """DDP's buckets, or what FSDP2 has gathered and the gradients of a layer before they are cut.
 
     FSDP2 does not give back what its root holds (embedding, last norm, head), nor layers with ``zero=2``.
     """
     spread, parallel = tokens.spread, tokens.spread.parallel
-    total = stage_numbers(config, spread, stage)
+    total = process_numbers(config, spread, process)
     if spread.replicated:
         return 4 * total.kept
     if not spread.gathers:
         return 0
     numbers = layer_numbers(config, parallel)
-    layers = [numbers[layer].gathered for layer in spread.stages[stage]]
+    layers = [numbers[layer].gathered for layer in spread.layers(process)]
     root = total.gathered - sum(layers)
     held = sum(layers) if parallel.zero == 2 else min(sum(layers), AHEAD * max(layers))
-    itemsize = 2 if parallel.gather_dtype == "bf16" else 4
+    itemsize = 2 if spread.gathers_bf16 else 4
     return itemsize * (root + held) + 4 * max(root, *layers)
 
 

@@ -8,7 +8,9 @@ from toolkit.checks import require, require_choice, require_positive
 from toolkit.compute.cost import shapes_of
 from toolkit.compute.memory.activations import Tokens, kept_bytes, output_bytes, rerun_bytes
 from toolkit.compute.memory.buffers import buffer_bytes
-from toolkit.compute.memory.spread import Numbers, Spread, layer_numbers, stage_numbers
+from toolkit.compute.memory.in_flight import most_in_flight
+from toolkit.compute.memory.spread import Numbers, Spread, layer_numbers, process_numbers
+from toolkit.compute.memory.supported import require_trainable
 from toolkit.layers.recomputation import Recompute, layer_policies
 from toolkit.models import BlockConfig, DecoderConfig
 from toolkit.parallel import ParallelConfig
@@ -66,8 +68,9 @@ def memory(
 
     Args:
         config: the decoder.
-        batch_size: sequences that a device takes at once, as one of data * shard readers. With ``pipeline`` they are as
-            many micro-batches as there are stages, of which the first stage keeps all and the last one (1F1B).
+        batch_size: sequences that a device takes in a step, as one of data * shard readers. With ``pipeline`` they pass
+            in ``micro_batches`` parts, of which a stage keeps as many as ``schedule`` has in flight there: 1F1B all of
+            as many as stages in the first and one in the last, GPipe all in every one.
         seq_len: tokens in each; a device has 1 / context of them.
         precision: ``"32-true"``, or ``"bf16-mixed"``: fp32 weights, products in bf16 under autocast.
         parallel: processes and what each of them holds; None for one.
@@ -77,60 +80,61 @@ def memory(
     library keeps for itself, is not in it.
 
     Raises:
-        ValueError: if a size is not positive, the precision or policy unknown, or the decoder cannot be shared so.
+        ValueError: if a size is not positive, the precision or policy unknown, or the decoder is not trained so:
+            see :func:`toolkit.compute.memory.supported.require_trainable`.
 
     Source: activations: the counting of Korthikanti et al. 2022 (arXiv 2205.05198), section 4, for these layers;
     states over processes: Rajbhandari et al. 2020 (arXiv 1910.02054), section 5; stages: Narayanan et al. 2021
     (arXiv 2104.04473), section 2.2.
     """
-    tokens = spread_tokens(config, batch_size, seq_len, precision, parallel)
     policies = layer_policies(recompute, len(config.blocks))
-    return max((_stage(config, tokens, stage, policies) for stage in range(len(tokens.spread.stages))), key=_in_all)
+    tokens = spread_tokens(config, batch_size, seq_len, precision, parallel, policies)
+    processes = range(len(tokens.spread.stages))
+    return max((_of_process(config, tokens, process, policies) for process in processes), key=_in_all)
 
 
 def spread_tokens(
-    config: DecoderConfig, batch_size: int, seq_len: int, precision: str, parallel: ParallelConfig | None
+    config: DecoderConfig,
+    batch_size: int,
+    seq_len: int,
+    precision: str,
+    parallel: ParallelConfig | None,
+    policies: list[str],
 ) -> Tokens:
     """A batch as each process has it; the arguments, and what is refused, are those of :func:`memory`."""
     require_positive(batch_size=batch_size, seq_len=seq_len)
     require_choice("precision", precision, PRECISIONS)
-    low = 2 if precision == "bf16-mixed" else 4
     parallel = ParallelConfig() if parallel is None else parallel
-    layers = len(config.blocks)
-    require(parallel.pipeline <= layers, "pipeline", parallel.pipeline, f"at most {layers}, the layers")
-    right = f"a multiple of pipeline={parallel.pipeline}: as many micro-batches"
-    require(batch_size % parallel.pipeline == 0, "batch_size", batch_size, right)
+    require_trainable(config, parallel, seq_len, policies)
+    right = f"a multiple of micro_batches={parallel.micro_batch_count}"
+    require(batch_size % parallel.micro_batch_count == 0, "batch_size", batch_size, right)
     spread = Spread.of(config, parallel, seq_len)
-    shared = parallel.context * spread.stream
-    right = f"a multiple of context * tensor = {shared}"
-    require(seq_len % shared == 0, "seq_len", seq_len, right)
-    return Tokens(batch_size, seq_len // parallel.context, low, spread)
+    low = 2 if precision == "bf16-mixed" or spread.gathers_bf16 else 4
+    return Tokens(batch_size, seq_len // parallel.context, low, spread, high=2 if spread.gathers_bf16 else 4)
 
 
-def _in_all(stage: Memory) -> int:
-    return stage.training
+def _in_all(process: Memory) -> int:
+    return process.training
 
 
-def _stage(config: DecoderConfig, tokens: Tokens, stage: int, policies: list[str]) -> Memory:
-    """One pipeline stage; without a pipeline there is one."""
+def _of_process(config: DecoderConfig, tokens: Tokens, process: int, policies: list[str]) -> Memory:
+    """One process of a pipeline; without a pipeline there is one."""
     spread, parallel = tokens.spread, tokens.spread.parallel
-    stages, mine = parallel.pipeline, spread.stages[stage]
-    numbers = stage_numbers(config, spread, stage)
-    held, micro_batch = tokens.share(stages - stage, stages), tokens.share(1, stages)
-    built = shapes_of(config).blocks
-    layers = [(config.blocks[layer], built[layer], policies[layer]) for layer in mine]
-    activations = sum(kept_bytes(block, layer, config.dim, held, policy) for block, layer, policy in layers)
-    if stage == stages - 1:
-        activations += output_bytes(config, held)
-    here = _on_device(numbers, parallel)
+    mine, here = spread.layers(process), _on_device(process_numbers(config, spread, process), parallel)
+    micro_batch, built = tokens.share(1, parallel.micro_batch_count), shapes_of(config).blocks
+    layers = {layer: (config.blocks[layer], built[layer], config.dim, micro_batch, policies[layer]) for layer in mine}
+    sizes = [sum(kept_bytes(*layers[layer]) for layer in stage) for stage in spread.stages[process]]
+    if process == len(spread.stages) - 1:
+        sizes[-1] += output_bytes(config, micro_batch)
+    in_flight = most_in_flight(parallel, process, sizes)
     return Memory(
-        parameters=4 * here + 2 * _copies(config, tokens, stage, policies),
+        parameters=4 * here + 2 * _copies(config, tokens, process, policies),
         gradients=4 * here,
         optimizer=8 * here,
-        activations=activations,
+        activations=sum(size * count for size, count in zip(sizes, in_flight, strict=True)),
         kv_cache=round(sum(_cache_bytes(config.blocks[layer], config.dim, tokens) for layer in mine)),
-        recomputed=max(rerun_bytes(block, layer, config.dim, micro_batch, policy) for block, layer, policy in layers),
-        communication=buffer_bytes(config, micro_batch, stage),
+        recomputed=max(rerun_bytes(*settings) for settings in layers.values()),
+        communication=buffer_bytes(config, micro_batch, process, in_flight),
     )
 
 
@@ -139,7 +143,7 @@ def _on_device(numbers: Numbers, parallel: ParallelConfig) -> int:
     return numbers.computed - numbers.gathered if parallel.offload else numbers.kept
 
 
-def _copies(config: DecoderConfig, tokens: Tokens, stage: int, policies: list[str]) -> int:
+def _copies(config: DecoderConfig, tokens: Tokens, process: int, policies: list[str]) -> int:
     """Numbers in bf16 that autocast's casts keep for the backward pass, of layers that are not computed again.
 
     Weights that FSDP2 gathers in bf16 are not cast.
@@ -148,10 +152,9 @@ def _copies(config: DecoderConfig, tokens: Tokens, stage: int, policies: list[st
     if tokens.low == 4:
         return 0
     layers = layer_numbers(config, parallel)
-    again = sum((layers[layer] for layer in spread.stages[stage] if policies[layer] != "none"), Numbers())
-    total = stage_numbers(config, spread, stage)
-    in_bf16 = spread.gathers and parallel.gather_dtype == "bf16"
-    return total.computed - again.computed - (total.gathered - again.gathered if in_bf16 else 0)
+    again = sum((layers[layer] for layer in spread.layers(process) if policies[layer] != "none"), Numbers())
+    total = process_numbers(config, spread, process)
+    return total.computed - again.computed - (total.gathered - again.gathered if spread.gathers_bf16 else 0)
 
 
 def _cache_bytes(block: BlockConfig, dim: int, tokens: Tokens) -> float:

@@ -23,16 +23,20 @@ class Spread:
 
     Attributes:
         parallel: all of them.
-        stages: the layers of each pipeline stage, first to last.
+        stages: the layers of the pipeline's stages, by process: several of each where stages are interleaved.
     """
 
     parallel: ParallelConfig
-    stages: tuple[range, ...]
+    stages: tuple[tuple[range, ...], ...]
 
     @classmethod
     def of(cls, config: DecoderConfig, parallel: ParallelConfig, seq_len: int) -> Spread:
         """With the stages that a pipeline makes of ``config`` on sequences of ``seq_len`` tokens."""
-        return cls(parallel, stage_layers(config, parallel.pipeline, seq_len))
+        return cls(parallel, stage_layers(config, parallel.pipeline, parallel.stages_per_process, seq_len))
+
+    def layers(self, process: int) -> list[int]:
+        """Of all stages of one process of a pipeline."""
+        return [layer for stage in self.stages[process] for layer in stage]
 
     @property
     def tensor(self) -> int:
@@ -63,16 +67,24 @@ class Spread:
     @property
     def gathers(self) -> bool:
         """Whether FSDP2 gathers parameters before a layer runs; it averages over ``data`` alone too."""
-        return not self.replicated and self.parallel.data_size * self.cut > 1
+        return self.parallel.gathers
+
+    @property
+    def gathers_bf16(self) -> bool:
+        """Whether it gathers them in bf16, so that layers compute in it and tokens are in it between layers too."""
+        return self.gathers and self.parallel.gather_dtype == "bf16"
 
 
 @lru_cache(maxsize=512)
-def stage_layers(config: DecoderConfig, stages: int, seq_len: int) -> tuple[range, ...]:
-    """The layers of each of ``stages`` pipeline stages, as even as their counted work allows."""
-    if stages == 1:
-        return (range(len(config.blocks)),)
+def stage_layers(
+    config: DecoderConfig, processes: int, stages_per_process: int, seq_len: int
+) -> tuple[tuple[range, ...], ...]:
+    """By process of a pipeline, the layers of its stages, as even as their counted work allows."""
+    if processes == 1:
+        return ((range(len(config.blocks)),),)
     costs, head = layer_costs(shapes_of(config), seq_len)
-    return tuple(split_layers(costs, stages, head))
+    stages = split_layers(costs, processes * stages_per_process, head)
+    return tuple(tuple(stages[process::processes]) for process in range(processes))
 
 
 @dataclass(frozen=True)
@@ -124,14 +136,14 @@ def outer_numbers(config: DecoderConfig, parallel: ParallelConfig) -> dict[str, 
     return found if decoder.head is None else found | {"head": _whole(rows, spread.cut)}
 
 
-def stage_numbers(config: DecoderConfig, spread: Spread, stage: int) -> Numbers:
-    """Of one pipeline stage: its layers; of the first the embedding, of the last norm and head.
+def process_numbers(config: DecoderConfig, spread: Spread, process: int) -> Numbers:
+    """Of one process of a pipeline: its layers; of the first the embedding, of the last norm and head.
 
-    A tied head is a copy of the embedding where the two are of different stages.
+    A tied head is a copy of the embedding where the two are of different processes.
     """
     layers, outer = layer_numbers(config, spread.parallel), outer_numbers(config, spread.parallel)
-    total = sum((layers[layer] for layer in spread.stages[stage]), Numbers())
-    first, last = stage == 0, stage == len(spread.stages) - 1
+    total = sum((layers[layer] for layer in spread.layers(process)), Numbers())
+    first, last = process == 0, process == len(spread.stages) - 1
     if first:
         total += outer["embedding"]
     if last:

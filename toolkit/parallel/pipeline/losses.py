@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,15 +108,24 @@ def own_losses(stage: nn.Module, layers: Mapping[str, int], expected: Mapping[st
 
 
 def require_counted_once(layers: nn.Module, micro_batches: int) -> None:
-    """Refuse layers that are computed again and have a loss whose counts go on meanwhile.
+    """Refuse those of ``layers`` that are computed again and have a loss whose counts go on meanwhile.
 
-    A stage runs forwards of later micro-batches before the backward pass of an earlier one, so that a balance loss over
-    the global batch, computed again there, would have the later counts.
+    Raises:
+        ValueError: as :func:`require_no_global_counts`.
+    """
+    again = [layer for layer in layers.modules() if isinstance(layer.__dict__.get("forward"), Recomputed)]
+    require_no_global_counts(again, micro_batches)
+
+
+def require_no_global_counts(again: Iterable[nn.Module], micro_batches: int) -> None:
+    """Refuse a balance loss over the global batch in layers that are computed again.
+
+    A stage runs forwards of later micro-batches before the backward pass of an earlier one, so that such a loss,
+    computed again there, would have the later counts.
 
     Raises:
         ValueError: naming the loss's group.
     """
-    again = (layer for layer in layers.modules() if isinstance(layer.__dict__.get("forward"), Recomputed))
     for loss in (module for layer in again for module in layer.modules() if isinstance(module, LoadBalancingLoss)):
         right = "'batch' or 'sequence' in layers that are computed again, in a pipeline with several micro-batches"
         require(loss.over != "global" or micro_batches == 1, "over", loss.over, right)

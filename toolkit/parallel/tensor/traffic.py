@@ -18,10 +18,11 @@ class SharedLayers:
         ranks: processes of the group.
         tokens: of a batch.
         dim: width of a token.
-        low: bytes of a number that a product gives; the stream has 4.
+        low: bytes of a number that a product gives.
+        high: bytes of a number of the stream.
         layers: of two parts each, attention and feed-forward.
         again: those of them that the backward pass computes again, at least what is between their products.
-        whole: parameters, in numbers, that every process has and of whose gradient it computes a part.
+        whole: bytes of the gradients of parameters that every process has and of whose gradient it computes a part.
         sequence_parallel: whether the stream is shared.
     """
 
@@ -29,6 +30,7 @@ class SharedLayers:
     tokens: int
     dim: int
     low: int
+    high: int
     layers: int
     again: int
     whole: int
@@ -45,10 +47,11 @@ def shared_layers_bytes(shape: SharedLayers) -> dict[str, float]:
 
     Source: Korthikanti et al. 2022 (arXiv 2205.05198), section 4.2.2.
     """
-    parts, stream, product = 2 * shape.layers, 4 * shape.dim * shape.tokens, shape.low * shape.dim * shape.tokens
+    numbers, parts = shape.dim * shape.tokens, 2 * shape.layers
+    stream, product = shape.high * numbers, shape.low * numbers
     summed = stream + parts * product + (parts + 1) * stream + shape.again * product
     once, twice = SHARES["reduce_scatter"](shape.ranks), SHARES["all_reduce"](shape.ranks)
-    whole = 4 * (shape.whole + LOSS_NUMBERS * shape.tokens)
+    whole = shape.whole + 4 * LOSS_NUMBERS * shape.tokens
     if not shape.sequence_parallel:
         return {"all_reduce": twice * (summed + whole)}
     gathered = (parts + 1) * stream + parts * product + stream + 2 * shape.again * stream

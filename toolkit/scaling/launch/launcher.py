@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 from toolkit.scaling.plan import PlannedRun
-from toolkit.training.interruption import Interrupted
+from toolkit.training.termination import AskedToEnd
 
 LAUNCHERS = ("local", "slurm")
 
@@ -53,7 +53,8 @@ class Launcher(Protocol):
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        """End; on ``AskedToEnd`` (:mod:`toolkit.training.termination`) when the runs that would end too have saved."""
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def named(run: PlannedRun) -> Iterator[None]:
     """
     try:
         yield
-    except Interrupted:
+    except AskedToEnd:
         raise
     except SystemExit:  # how Lightning passes on Ctrl-C
         raise KeyboardInterrupt from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from toolkit.data import Corpus
 from toolkit.scaling.launch.launcher import Ended, named
 from toolkit.scaling.launch.work import SweepWork
 from toolkit.scaling.plan import PlannedRun
+from toolkit.training.termination import AskedToEnd, TermNote
 
 POLL_SECONDS = 0.2
 
@@ -70,6 +72,8 @@ class ThisProcess:
 class LocalLauncher:
     """Several runs at once, each in a process of its own on this machine, that end with this one.
 
+    When this one was asked to end, or one of them was, they save first; on any other error they end at once.
+
     Args:
         work: what to do with each.
         workers: runs at once.
@@ -108,31 +112,40 @@ class LocalLauncher:
     def __enter__(self) -> LocalLauncher:
         # Threads that spin while they wait stall the runs beside them.
         os.environ.update(OMP_NUM_THREADS=str(self._work.settings.threads), OMP_WAIT_POLICY="PASSIVE")
-        self._messages, self._stop = self._context.Queue(), self._context.Event()
-        arguments = (self._work, self._messages, self._stop, os.getpid())
+        self._messages = self._context.Queue()
+        self._ask, self._stop = self._context.Event(), self._context.Event()
+        arguments = (self._work, self._messages, self._ask, self._stop, os.getpid())
         self._pool = ProcessPoolExecutor(self._workers, self._context, initializer=_start_worker, initargs=arguments)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self._stop.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            if isinstance(error, AskedToEnd):
+                self._ask.set()
+                wait_for(self._running)
+        finally:
+            if kind is not None:
+                self._stop.set()
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 _worker: dict[str, Any] = {}
 """What a worker process opens once for all its runs."""
 
 
-def _start_worker(work: SweepWork, messages: Any, stop: Any, parent: int) -> None:
-    threading.Thread(target=_end_with, args=(parent, stop), daemon=True).start()
+def _start_worker(work: SweepWork, messages: Any, ask: Any, stop: Any, parent: int) -> None:
+    TermNote().__enter__()  # to the process's end: asked between two runs, it ends the next
+    threading.Thread(target=_obey, args=(parent, ask, stop), daemon=True).start()
     _worker.update(work=work, messages=messages, corpus=work.corpus())
 
 
-def _end_with(parent: int, stop: Any) -> None:
+def _obey(parent: int, ask: Any, stop: Any) -> None:
     """A worker whose sweep was stopped or killed must not go on in a folder that a new sweep takes up."""
     while os.getppid() == parent and not stop.is_set():
+        if ask.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(POLL_SECONDS)
     os._exit(1)
 

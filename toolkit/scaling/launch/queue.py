@@ -12,11 +12,14 @@ from toolkit.scaling.launch.claim import RunClaims
 from toolkit.scaling.launch.launcher import Ended, Launcher
 from toolkit.scaling.plan import PlannedRun
 from toolkit.scaling.progress import SweepProgress
+from toolkit.training.termination import AskedToEnd, TermNote
 
 POLL_SECONDS = 0.2
 
 LOOK_SECONDS = 5.0
 """Between two looks at the table for what others have finished."""
+
+STOPPED = "asked to end: finished runs are kept, others have saved; the same command goes on with them"
 
 RESTARTS = 5
 """Times that a run whose worker was killed is started again by one launcher."""
@@ -49,11 +52,16 @@ class SweepQueue:
         A run whose worker was killed is started again, and so is one that another launcher had and gave up. It goes on
         from its last checkpoint.
 
+        On SIGTERM no other is started, and those that would end with this process save.
+
         Raises:
+            AskedToEnd: on SIGTERM.
             RuntimeError: if a run failed, or its worker was killed more than ``RESTARTS`` times.
         """
-        with launcher:
+        with TermNote() as term, launcher:
             while self._unfinished or self._running:
+                if term.asked:
+                    raise AskedToEnd(STOPPED)
                 self._start(launcher)
                 ended = launcher.wait(POLL_SECONDS)
                 if ended or time.monotonic() - self._looked > LOOK_SECONDS:

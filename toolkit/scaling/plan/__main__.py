@@ -14,6 +14,8 @@ Formulas from shapes alone: no GPU is needed, and none was measured.
 from __future__ import annotations
 
 import argparse
+import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, NoReturn
@@ -44,21 +46,39 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; --help lists every setting")
 
 
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The module's text as it stands, and every setting's default."""
+
+
 def read_run(arguments: Sequence[str]) -> tuple[Run, int]:
     """The run that ``arguments`` ask for, and how many layouts are to be shown.
 
     Raises:
         ValueError: naming the setting that cannot be used.
     """
-    how = argparse.RawDescriptionHelpFormatter
-    parser = _Parser("python -m toolkit.scaling.plan", description=__doc__, formatter_class=how, allow_abbrev=False)
-    kinds: dict[Any, Callable[[str], Any]] = {"float": float, "int": int, "Recompute": _recompute}
-    for field in fields(Run):
-        given = {"required": True} if field.default is MISSING else {"default": field.default}
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kinds.get(field.type, str), **given)
-    parser.add_argument("--show", type=int, default=12, help="layouts to print")
-    settings = vars(parser.parse_args(list(arguments)))
+    settings = vars(build_parser().parse_args(list(arguments)))
     return Run(**{field.name: settings[field.name] for field in fields(Run)}), settings["show"]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """An option for every field of ``Run``, described as it is there, and ``--show``."""
+    parser = _Parser("python -m toolkit.scaling.plan", description=__doc__, formatter_class=_Help, allow_abbrev=False)
+    kinds: dict[Any, Callable[[str], Any]] = {"float": float, "int": int, "Recompute": _recompute}
+    told = _described(Run)
+    for field in fields(Run):
+        needed = field.default is MISSING
+        given = {"required": True, "default": argparse.SUPPRESS} if needed else {"default": field.default}
+        option, kind = f"--{field.name.replace('_', '-')}", kinds.get(field.type, str)
+        parser.add_argument(option, type=kind, help=told[field.name], metavar=field.name.upper(), **given)
+    parser.add_argument("--show", type=int, default=12, help="layouts to print, of those that fit")
+    return parser
+
+
+def _described(kind: type) -> dict[str, str]:
+    """Of a class, what its docstring says of each attribute, in one line."""
+    text = inspect.cleandoc(kind.__doc__ or "").split("Attributes:\n")[1].split("\n\n")[0]
+    found = re.findall(r"^    (\w+): (.+(?:\n        .+)*)", text, re.MULTILINE)
+    return {name: " ".join(words.split()).replace("%", "%%") for name, words in found}
 
 
 def _recompute(text: str) -> str | int:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toolkit.checks import require, require_choice, require_positive
 from toolkit.compute import Cost, Memory, Traffic, cost, memory, traffic
-from toolkit.compute.cost import shapes_of
-from toolkit.layers.recomputation import Recompute, require_recompute
-from toolkit.models import DecoderConfig, MoEConfig
+from toolkit.compute.memory import require_trainable
+from toolkit.layers.recomputation import Recompute, layer_policies, require_recompute
+from toolkit.models import DecoderConfig
 from toolkit.parallel import ParallelConfig
-from toolkit.parallel.context.supported import require_parallel_model
 from toolkit.scaling.plan.shape import Family, ModelShape
 
 HEAD_DIM, QUERIES_PER_KEY, FEED_FORWARD, ASPECT = 128, 4, 3.5, 128
@@ -42,20 +41,23 @@ class Run:
     """What is to be trained, and on what.
 
     Attributes:
-        params: parameters in all, embedding and head among them.
+        params: parameters in all, embedding and head among them; a model within 10% is planned.
         experts: routed experts of each layer; 0 for a dense model.
-        top_k, shared_experts: routed experts that a token uses, and those that every token uses.
+        top_k: routed experts that a token uses.
+        shared_experts: experts of each layer that every token uses.
         seq: tokens of a sequence.
-        batch: sequences of a micro-batch; a pipeline has as many of those in flight as stages.
-        gpus: how many.
-        gpu_memory: of each, in GB (1e9 bytes).
-        usable: share of it that training may fill; the rest is for the library, fragments and what is not counted.
+        batch: sequences of a micro-batch; in a step a pipeline has as many micro-batches as processes, others one.
+        gpus: GPUs that the run is spread over.
+        gpu_memory: memory of a GPU, in GB (1e9 bytes).
+        usable: share of a GPU's memory, up to 1, that training may fill; the rest is for libraries, fragments and what
+            is not counted.
         per_node: GPUs of a node, within which tensor stays.
-        vocab: token ids.
-        pattern: attention of every layer.
-        precision: ``"bf16-mixed"`` or ``"32-true"``.
-        recompute: see :func:`toolkit.layers.recomputation.recompute_layers`.
-        gather_dtype, zero: see :class:`toolkit.parallel.ParallelConfig`.
+        vocab: token ids of the vocabulary.
+        pattern: attention of every layer, such as Causal() & SlidingWindow(4096), in tokens.
+        precision: bf16-mixed (fp32 weights, products in bf16) or 32-true.
+        recompute: what layers compute again: none, full, selective, or a number n: every n-th layer in full.
+        gather_dtype: what shard gathers parameters in: parameter (fp32) or bf16.
+        zero: ZeRO's stage with shard: 3 gives gathered parameters back until the backward pass, 2 keeps them.
 
     Raises:
         ValueError: if a number is out of its range or a choice unknown.
@@ -84,7 +86,7 @@ class Run:
         require(0 < self.usable <= 1, "usable", self.usable, "above 0 and at most 1")
         require_choice("precision", self.precision, ("bf16-mixed", "32-true"))
         require_recompute(self.recompute)
-        ParallelConfig(gather_dtype=self.gather_dtype, zero=self.zero)  # refuses what it does not know
+        ParallelConfig(shard=2, gather_dtype=self.gather_dtype, zero=self.zero)  # refuses what it does not know
         _ = self.family  # and that
 
     @property
@@ -165,8 +167,8 @@ def layouts(config: DecoderConfig, run: Run) -> list[Layout]:
 
 
 def _layout(config: DecoderConfig, parallel: ParallelConfig, run: Run) -> Layout:
-    settings = config, run.batch * parallel.pipeline, run.seq, run.precision, parallel, run.recompute
-    tokens = run.batch * parallel.pipeline * run.seq * parallel.batch_count
+    settings = config, run.batch * parallel.micro_batch_count, run.seq, run.precision, parallel, run.recompute
+    tokens = run.batch * parallel.micro_batch_count * run.seq * parallel.batch_count
     return Layout(parallel, memory(*settings), traffic(*settings), tokens)
 
 
@@ -176,42 +178,27 @@ def fitting(found: list[Layout], run: Run) -> list[Layout]:
 
 
 def refusal(config: DecoderConfig, parallel: ParallelConfig, run: Run) -> str:
-    """Why the toolkit could not train ``config`` so; empty where it could.
+    """Why the toolkit would not train ``config`` so, or this plan would not; empty where both would.
 
-    Heads, hidden units, vocabulary, experts and tokens are shared evenly or not at all; a tensor group stays on a node;
-    a pipeline has a layer at least in every stage, and ``data`` alone beside it.
+    A tensor group stays on a node; the rest is what :func:`toolkit.compute.memory.supported.require_trainable` refuses.
     """
-    tensor = parallel.tensor
-    attention, feed_forward = config.blocks[0].attention, config.blocks[0].feed_forward
-    shared = {"kv_heads": attention.key_heads, "hidden_dim": feed_forward.hidden_dim, "vocab_size": config.vocab_size}
-    shared["per_node"] = run.per_node
-    uneven = [name for name, size in shared.items() if tensor > 1 and size % tensor]
-    chunks = 2 if parallel.context > 1 else 1  # that each process of a ring holds
-    if run.seq % (parallel.context * tensor * chunks):
-        uneven.append("seq")
-    if parallel.pipeline > len(config.blocks):
-        uneven.append("layers")
-    experts = feed_forward.num_experts if isinstance(feed_forward, MoEConfig) else 1
-    if experts % parallel.expert:
-        uneven.append("experts")
-    if uneven:
-        return f"{', '.join(uneven)}: not to be shared evenly"
-    if parallel.context > 1:
-        try:
-            require_parallel_model(shapes_of(config), parallel.context, "ring")
-        except ValueError as error:
-            return str(error)
-    beside = parallel.shard * tensor * parallel.context * parallel.expert
-    return "pipeline: beside it data alone may be above 1" if parallel.pipeline > 1 and beside > 1 else ""
+    if run.per_node % parallel.tensor:
+        return f"tensor={parallel.tensor}: it must be a divisor of per_node={run.per_node}, to stay on a node"
+    try:
+        require_trainable(config, parallel, run.seq, layer_policies(run.recompute, len(config.blocks)))
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _meshes(run: Run) -> Iterator[ParallelConfig]:
     """All sizes that multiply to the GPUs."""
     for pipeline, data, shard, context, tensor in _products(run.gpus, 5):
         sizes: dict[str, Any] = {"data": data, "shard": shard, "tensor": tensor, "context": context}
-        sizes |= {"pipeline": pipeline, "gather_dtype": run.gather_dtype, "zero": run.zero}
+        sizes |= {"pipeline": pipeline, "zero": run.zero}
         for expert in _divisors(data * shard * context) if run.experts else [1]:
-            yield ParallelConfig(devices=run.gpus, expert=expert, **sizes)
+            layout = ParallelConfig(devices=run.gpus, expert=expert, **sizes)
+            yield replace(layout, gather_dtype=run.gather_dtype) if layout.gathers else layout
 
 
 def _products(count: int, factors: int) -> Iterator[tuple[int, ...]]:

@@ -3,7 +3,8 @@
 python -m toolkit.training.check runs/one
 python -m toolkit.training.check mine.yaml --trial-steps 200 --effect 0.005 --seeds 5 --gpu-memory 80
 
-The settings are a run's folder (its run.json) or a file of the same form. Exit code 1 where a check fails, 2 where the
+The settings are a run's folder (its run.json) or a file of the same form, with any that is given here on top, as
+--training.steps 500. Exit code 1 where a check fails, 2 where the
 settings cannot be used.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from toolkit.training.check.finding import conclude
 from toolkit.training.check.run import RunCheck, check_run
 from toolkit.training.check.settings import CheckParser, CheckSettings
-from toolkit.training.run_settings import read_run_settings
+from toolkit.training.run_settings import changes_of, read_run_settings
 
 USER_ERROR = 2
 """Exit code when the user's settings cannot be used."""
@@ -36,8 +37,8 @@ def read_settings(arguments: Sequence[str]) -> RunCheck:
     parser.add_argument("--small-layers", type=int, help="its layers; every kind of them once by default")
     parser.add_argument("--small-batch", type=int, help="sequences in a step of a trial; the run's by default")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="of tokens")
-    options = parser.parse_args(list(arguments))
-    run, settings = read_run_settings(options.settings), CheckSettings.of(options)
+    options, others = parser.parse_known_args(list(arguments))
+    run, settings = read_run_settings(options.settings, changes_of(others)), CheckSettings.of(options)
     sizes = {name: getattr(options, name) for name in ("small_dim", "small_layers", "small_batch", "seeds", "cache")}
     return RunCheck(run, settings, **sizes)
 
