@@ -46,6 +46,7 @@ def test_bad_settings_are_refused_by_name(settings: dict[str, Any], message: str
         ({"expert": 3, "shard": 2}, "= 2, which lend it their processes; data=3 would do"),
         ({"shard": 0}, "shard=0: it must be positive"),
         ({"zero": 1}, "zero=1: it must be one of 2, 3"),
+        ({"context_method": "star"}, "context_method='star': it must be one of 'ring', 'ulysses'"),
         ({"gather_dtype": "fp8"}, "gather_dtype='fp8': it must be one of 'parameter', 'bf16'"),
         (
             {"data": 8, "offload": True},

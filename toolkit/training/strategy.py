@@ -174,15 +174,19 @@ def strategy_of(parallel: ParallelConfig) -> str | MeshStrategy:
     return parallel.lightning_strategy if parallel.is_replicated else MeshStrategy(parallel)
 
 
+def meshes_of(trainer: lightning.Trainer) -> Meshes | None:
+    """Those that a trainer's model is spread over; None where every process holds a whole model."""
+    strategy = getattr(trainer, "strategy", None)
+    return strategy.meshes if isinstance(strategy, MeshStrategy) else None
+
+
 def batch_reader(trainer: lightning.Trainer) -> tuple[int, int]:
     """Which of how many different shares of a batch this process reads.
 
     Processes that share a model's layers, heads or the tokens of a sequence read the same.
     """
-    strategy = getattr(trainer, "strategy", None)
-    if isinstance(strategy, MeshStrategy):
-        return strategy.meshes.batch_rank, strategy.meshes.batch_count
-    return trainer.global_rank, trainer.world_size
+    meshes = meshes_of(trainer)
+    return (trainer.global_rank, trainer.world_size) if meshes is None else (meshes.batch_rank, meshes.batch_count)
 
 
 def token_parts(trainer: lightning.Trainer) -> int:
@@ -205,6 +209,5 @@ def draw_place(trainer: lightning.Trainer) -> Place:
     Others' sequences, and other layers, are to be dropped and perturbed independently; but routers that processes share
     (tensor, context) must choose the same for the same tokens.
     """
-    strategy = getattr(trainer, "strategy", None)
-    stage = strategy.meshes.rank_in("pipeline") if isinstance(strategy, MeshStrategy) else 0
-    return stage, batch_reader(trainer)[0]
+    meshes = meshes_of(trainer)
+    return 0 if meshes is None else meshes.rank_in("pipeline"), batch_reader(trainer)[0]

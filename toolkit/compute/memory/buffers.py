@@ -72,7 +72,8 @@ def _token_buffers(config: DecoderConfig, tokens: Tokens) -> int:
         first = tokens.low if parallel.sequence_parallel else tokens.high
         found += (first + tokens.high) * tokens.count * config.dim
     if parallel.context > 1:
-        found += _ring_buffers(config, tokens)
+        ring = parallel.context_method == "ring"
+        found += _ring_buffers(config, tokens) if ring else _head_buffers(config, tokens)
     if parallel.expert > 1:
         found += 2 * (tokens.low * config.dim + 4) * max(_triples(config, tokens), default=0)
     return found
@@ -91,6 +92,13 @@ def _ring_buffers(config: DecoderConfig, tokens: Tokens) -> int:
         ends = (ring_buffers(attention.pattern, layout, rank, shape) for rank in (0, sizes.context - 1))
         found = max(found, *ends)
     return found
+
+
+def _head_buffers(config: DecoderConfig, tokens: Tokens) -> int:
+    """Queries, or outputs, that go out and come in where heads are shared out; of the layer that has the most."""
+    settings = [block.attention for block in config.blocks]
+    numbers = max(each.heads * (each.head_dim or config.dim // each.heads) for each in settings)
+    return 2 * tokens.low * tokens.count * numbers // tokens.spread.parallel.tensor
 
 
 def _stage_buffers(config: DecoderConfig, tokens: Tokens, process: int, in_flight: tuple[int, ...]) -> int:
