@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kept_work import all_kept
+from kept_work import all_kept, saved_by_heads
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parallel"))
 from gloo import run_processes
@@ -73,3 +74,13 @@ def test_buffers_of_what_is_sent_are_those_planned(
     planned = memory(config, BATCH, LENGTH, precision, parallel).communication
     found = max(each.communication for each in kept[name, precision])
     assert planned == (found if name != "expert, learned" else pytest.approx(found, rel=0.15))
+
+
+def test_sharing_out_heads_keeps_what_a_ring_keeps_and_keys_that_go_to_several() -> None:
+    """A process has whole sequences of its heads in place of parts of all; one key head goes to both, twice as much."""
+    one_key = replace(DENSE, blocks=(replace(DENSE.blocks[0], attention=AttentionConfig(heads=8, kv_heads=1)),) * 4)
+    ring, ring_of_one = (memory(each, BATCH, LENGTH, parallel=ParallelConfig(context=2)) for each in (DENSE, one_key))
+    found, found_of_one = run_processes(2, saved_by_heads, [DENSE, one_key], BATCH, LENGTH)[0]
+    assert found == pytest.approx(ring.activations, rel=0.02)
+    once_more = 4 * 2 * 8 * 4 * BATCH * LENGTH // 2  # layers, keys and values, width of a head, bytes, tokens
+    assert found_of_one == pytest.approx(ring_of_one.activations + once_more, rel=0.02)
