@@ -14,7 +14,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,6 +38,23 @@ def train(model: DecoderConfig, parallel: ParallelConfig, dtype: torch.dtype) ->
 def pipelined(model: DecoderConfig, parallel: ParallelConfig, dtype: torch.dtype) -> Steps:
     """Three steps of four micro-batches through a pipeline, or accumulated by one process."""
     return train_pipelined(model, parallel, dtype=dtype)
+
+
+def gpipe(model: DecoderConfig, parallel: ParallelConfig, dtype: torch.dtype) -> Steps:
+    """The same by GPipe's schedule."""
+    return train_pipelined(model, parallel, dtype=dtype, schedule="gpipe")
+
+
+def uneven(model: DecoderConfig, parallel: ParallelConfig, dtype: torch.dtype) -> Steps:
+    """The same with layers that the stages cannot share evenly: five."""
+    layers = (*model.blocks * 2, model.blocks[-1])
+    return train_pipelined(replace(model, blocks=layers), parallel, dtype=dtype, micro_batches=8, batch_size=16)
+
+
+def interleaved(model: DecoderConfig, parallel: ParallelConfig, dtype: torch.dtype) -> Steps:
+    """The same by the interleaved schedule, with as many more layers as it has more stages: three a process."""
+    deep = replace(model, blocks=model.blocks * 3)
+    return train_pipelined(deep, parallel, dtype=dtype, schedule="interleaved", stages_per_process=3)
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,11 @@ ROWS = [
     Row("expert + context + tensor", ParallelConfig(context=2, expert=2, tensor=2), ROUTED),
     Row("expert + context + shard", ParallelConfig(context=2, shard=2, expert=4), ROUTED),
     Row("pipeline", ParallelConfig(pipeline=2), work=pipelined),
+    Row("pipeline, GPipe", ParallelConfig(pipeline=2), work=gpipe),
+    Row("pipeline, uneven layers", ParallelConfig(pipeline=3), work=uneven),
+    Row("pipeline, interleaved", ParallelConfig(pipeline=2), work=interleaved),
     Row("pipeline + data", ParallelConfig(pipeline=2, data=2), work=pipelined),
+    Row("pipeline, interl. + data", ParallelConfig(pipeline=2, data=2), work=interleaved),
 ]
 """The table; a new way to spread a model adds its own."""
 

@@ -11,15 +11,12 @@ is not yet measured.
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import get_context
+from processes import run_processes
 
 from toolkit.attention import Causal, Full, Pattern, SlidingWindow
 from toolkit.compute import traffic
@@ -95,10 +92,14 @@ ROWS = [
     _step("tensor", ParallelConfig(tensor=2)),
     _step("tensor, whole stream", ParallelConfig(tensor=2, sequence_parallel=False)),
     _step("tensor + shard", ParallelConfig(tensor=2, shard=2)),
+    _step("the same, in bf16", ParallelConfig(tensor=2, shard=2, gather_dtype="bf16")),
     _step("context + its shards", ParallelConfig(context=2)),
     _step("expert", ParallelConfig(data=2, expert=2), "MoE"),
     _step("expert, copied", ParallelConfig(data=4, expert=2), "MoE"),
+    _step("expert + tensor", ParallelConfig(data=2, expert=2, tensor=2), "MoE"),
+    _step("expert + tensor + shard", ParallelConfig(shard=2, expert=2, tensor=2), "MoE"),
     _step("pipeline", ParallelConfig(pipeline=2)),
+    _step("pipeline, interleaved", ParallelConfig(pipeline=2, schedule="interleaved", stages_per_process=2)),
     _step("pipeline + data", ParallelConfig(pipeline=2, data=2)),
     Row("ring, full", 4, of_attention, (Full(), "contiguous", "ring")),
     Row("ring, causal", 4, of_attention, (Causal(), "contiguous", "ring")),
@@ -108,29 +109,6 @@ ROWS = [
     Row("Ulysses", 4, of_attention, (Causal(), "zigzag", "ulysses")),
 ]
 """The table; a new way to spread a model adds its own. A window is a quarter of the sequence, one process's part."""
-
-
-def counted(rows: Sequence[Row]) -> dict[str, list[Bytes]]:
-    """By row, of each of its processes."""
-    found: dict[str, list[Bytes]] = {}
-    for processes in sorted({row.processes for row in rows}):
-        those = [row for row in rows if row.processes == processes]
-        with tempfile.TemporaryDirectory() as folder, get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
-            arguments = [(rank, processes, folder, those) for rank in range(processes)]
-            each = pool.starmap(_process, arguments, chunksize=1)
-        found |= {row.name: [bytes_of[place] for bytes_of in each] for place, row in enumerate(those)}
-    return found
-
-
-def _process(rank: int, processes: int, folder: str, rows: list[Row]) -> list[Bytes]:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(processes))
-    meeting = f"file://{Path(folder) / 'meeting'}"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
-    try:
-        return [row.work(*row.arguments) for row in rows]
-    finally:
-        dist.destroy_process_group()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -143,8 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"gloo on CPUs, fp32, {BATCH} sequences of {LENGTH} tokens, torch {torch.__version__}; NCCL: not yet measured"
     )
     print(f"{'':>24} {'processes':>9} {'counted':>9} {'formula':>9} {'ratio':>6}   bytes a process and step")
-    found = counted([row for row in ROWS if row.name in options.rows])
-    for row in (row for row in ROWS if row.name in options.rows):
+    rows = [row for row in ROWS if row.name in options.rows]
+    found = run_processes({row.name: (row.processes, row.work, row.arguments) for row in rows})
+    for row in rows:
         sent, formula = max(found[row.name])
         print(f"{row.name:>24} {row.processes:>9} {sent:>9.0f} {formula:>9.0f} {sent / formula:>6.4f}", flush=True)
 

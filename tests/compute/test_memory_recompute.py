@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
 
 import pytest
 import torch
 from compute_cases import CONFIGS, decoder_config
-from torch import Tensor
 
 from toolkit.compute import memory
 from toolkit.layers.recomputation import recompute_layers
 from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.training import training_loss
+from toolkit.training.saved_bytes import alive_bytes
 
 BATCH, LENGTH = 8, 128
 POLICIES = ("full", "selective", 2)
@@ -31,40 +30,11 @@ DEEP = {
 }
 
 
-def alive_bytes(decoder: Decoder, seq_len: int, precision: str) -> int:
-    """Bytes that a training forward leaves alive until its backward, parameters left out; storages counted once.
-
-    What autograd saves goes through its hooks; what selective checkpointing caches is held by Python objects.
-    """
-    saved: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
+def left_alive(decoder: Decoder, seq_len: int, precision: str) -> int:
+    """Bytes of activations that a training forward leaves until its backward."""
     windows = torch.randint(decoder.config.vocab_size, (BATCH, seq_len + 1))
-    mixed = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
-    gc.freeze()  # what is there already is not looked through
-    with mixed, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss, _ = training_loss(decoder, windows)
-    held = [each for each in gc.get_objects() if type(each) is Tensor]
-    gc.unfreeze()
-    for tensor in held:
-        saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
-    assert loss.requires_grad
-    weights = {each.untyped_storage().data_ptr() for each in (*decoder.parameters(), windows)}
-    shapes = {tuple(each.shape) for each in decoder.parameters()}
-    return sum(
-        tensor.untyped_storage().nbytes()
-        for pointer, tensor in saved.items()
-        if pointer not in weights and not (tensor.dtype == torch.bfloat16 and _as_a_weight(tensor, shapes))
-    )
-
-
-def _as_a_weight(tensor: Tensor, shapes: set[tuple[int, ...]]) -> bool:
-    """Whether it is autocast's copy of one, which is a parameter's bytes and no activation's."""
-    shape = tuple(tensor.shape)
-    return shape in shapes or shape[::-1] in shapes
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        return alive_bytes(decoder, lambda: training_loss(decoder, windows)[0])
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -73,7 +43,7 @@ def _as_a_weight(tensor: Tensor, shapes: set[tuple[int, ...]]) -> bool:
 def test_what_is_kept_is_what_is_alive(config: DecoderConfig, policy: str | int, precision: str) -> None:
     decoder = Decoder(config)
     recompute_layers(decoder, policy)
-    found = alive_bytes(decoder, LENGTH, precision)
+    found = left_alive(decoder, LENGTH, precision)
     planned = memory(config, BATCH, LENGTH, precision, recompute=policy)
     assert planned.activations == pytest.approx(found, rel=0.15)
 

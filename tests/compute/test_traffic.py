@@ -28,6 +28,7 @@ DENSE = BlockConfig(ATTENTION, FeedForwardConfig(hidden_dim=26, bias=True))
 MODEL = DecoderConfig(34, 34, (DENSE, BlockConfig(ATTENTION, COUNTED), DENSE), tied_head=False)
 """Odd rows for two processes: width 2 x 17, hidden 2 x 13."""
 TIED = DecoderConfig(34, 34, (DENSE,) * 4)
+TIED_ONE = replace(TIED, blocks=(DENSE,))
 BALANCED_MODEL = replace(MODEL, blocks=(DENSE, BlockConfig(ATTENTION, BALANCED), DENSE))
 BATCH, LENGTH = 4, 16
 
@@ -43,6 +44,8 @@ CASES: dict[str, tuple[Any, ...]] = {
     "whole stream, selective": (MODEL, ParallelConfig(tensor=2, sequence_parallel=False), "bf16-mixed", "selective"),
     "context": (TIED, ParallelConfig(context=2), "bf16-mixed"),
     "context, computed again": (TIED, ParallelConfig(context=2), "32-true", "selective"),
+    "ulysses": (TIED, ParallelConfig(context=2, context_method="ulysses"), "bf16-mixed"),
+    "ulysses, computed again": (TIED, ParallelConfig(context=2, context_method="ulysses"), "32-true", "selective"),
     "expert": (BALANCED_MODEL, ParallelConfig(data=2, expert=2)),
     "expert, computed again": (BALANCED_MODEL, ParallelConfig(shard=2, expert=2), "bf16-mixed", "full"),
     "pipeline": (MODEL, ParallelConfig(pipeline=2)),
@@ -55,6 +58,7 @@ OF_FOUR: dict[str, tuple[Any, ...]] = {
     "tensor, sharded": (MODEL, ParallelConfig(tensor=2, shard=2)),
     "tensor, gathered in bf16": (MODEL, ParallelConfig(tensor=2, shard=2, gather_dtype="bf16")),
     "tensor, context": (TIED, ParallelConfig(tensor=2, context=2)),
+    "tensor, ulysses": (TIED, ParallelConfig(tensor=2, context=2, context_method="ulysses")),
     "experts and tensor": (BALANCED_MODEL, ParallelConfig(data=2, expert=2, tensor=2)),
     "experts and tensor, sharded": (BALANCED_MODEL, ParallelConfig(shard=2, expert=2, tensor=2), "bf16-mixed", "full"),
     "the same in bf16": (BALANCED_MODEL, ParallelConfig(shard=2, expert=2, tensor=2, gather_dtype="bf16")),
@@ -116,5 +120,10 @@ def test_what_no_formula_says_is_refused() -> None:
     with pytest.raises(ValueError, match="no mixture of depths with tensor above 1"):
         traffic(depths, BATCH, LENGTH, parallel=ParallelConfig(tensor=2))
     chosen = replace(TIED, blocks=(replace(DENSE, attention=replace(ATTENTION, pattern="MoBA(block=4, top_k=2)")),))
-    with pytest.raises(ValueError, match="a fixed pattern with method='ring'"):
+    with pytest.raises(ValueError, match="a fixed pattern with context_method='ring'"):
         traffic(chosen, BATCH, LENGTH, parallel=ParallelConfig(context=2))
+    by_heads = ParallelConfig(context=2, context_method="ulysses")
+    assert traffic(chosen, BATCH, LENGTH, parallel=by_heads) == traffic(TIED_ONE, BATCH, LENGTH, parallel=by_heads)
+    uneven = replace(TIED, blocks=(replace(DENSE, attention=replace(ATTENTION, heads=3, kv_heads=3)),))
+    with pytest.raises(ValueError, match=r"heads=3: it must be a multiple of 2 ranks \(3 / 2 is not whole\)"):
+        traffic(uneven, BATCH, LENGTH, parallel=by_heads)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
-from toolkit.parallel import ParallelConfig
+import torch
+
+from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
+from toolkit.parallel import ParallelConfig, build_mesh, parallelize
 from toolkit.training.equivalence import Steps, train_steps
 
 ATTENTION = AttentionConfig(heads=4, kv_heads=2, head_dim=4, qk_norm=True, sinks=True)
+BRANCHES = AttentionConfig(
+    heads=4, kv_heads=2, head_dim=4, pattern="NativeSparse(block=4, top_k=3, compress_block=4, stride=2, window=4)"
+)
 BALANCED = "TopKRouter(score='sigmoid', balancer=BiasBalancer())"
 
 
@@ -18,7 +23,7 @@ def decoder(kind: str, **changes: Any) -> DecoderConfig:
 
     ``"dropout"`` drops attention weights in the second layer, ``"moe"`` has every part a MoE can have, ``"biased"``
     loss-free balance and experts without computation, ``"soft"`` and ``"choosing"`` are soft slots and expert
-    choice.
+    choice, ``"chosen"`` and ``"branches"`` attend to keys chosen by content.
     """
     dense = BlockConfig(ATTENTION, FeedForwardConfig(hidden_dim=24, bias=True))
     moe = MoEConfig(hidden_dim=8, num_experts=4, top_k=2, shared_experts=1, shared_gate=True, bias=True)
@@ -32,9 +37,24 @@ def decoder(kind: str, **changes: Any) -> DecoderConfig:
         "biased": BlockConfig(ATTENTION, biased),
         "soft": BlockConfig(ATTENTION, soft),
         "choosing": BlockConfig(ATTENTION, choosing),
+        "chosen": BlockConfig(replace(ATTENTION, pattern="MoBA(block=4, top_k=2)"), moe),
+        "branches": BlockConfig(BRANCHES, moe),
         "depths": BlockConfig(ATTENTION, moe, depth_capacity=0.5),
     }[kind]
     return DecoderConfig(vocab_size=32, dim=16, blocks=(dense, second), **changes)
+
+
+def generated(ways: list[ParallelConfig]) -> list[list[list[int]]]:
+    """What a decoder continues a prompt with, by the likeliest tokens; without a way in this process alone."""
+    found = []
+    for parallel in ways or [None]:
+        torch.manual_seed(0)
+        model = Decoder(decoder("moe")).double()
+        prompt = torch.randint(32, (2, 6))
+        if parallel is not None:
+            parallelize(model, build_mesh(parallel))
+        found.append(model.generate(prompt, 5, temperature=0).tolist())
+    return found
 
 
 def spread_all(cases: list[tuple[DecoderConfig, ParallelConfig, dict[str, Any]]]) -> list[Steps]:

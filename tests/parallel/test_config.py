@@ -43,9 +43,18 @@ def test_bad_settings_are_refused_by_name(settings: dict[str, Any], message: str
         ({"devices": 2, "tensor": 4}, "tensor 4 = 4, but 2 processes were asked for"),
         ({"data": 3, "num_nodes": 2}, "num_nodes=2: it must be a divisor of data 3 = 3"),
         ({"data": 2, "shard": 3, "expert": 4}, "expert=4: it must be a divisor of data 2 * shard 3 * context 1 = 6"),
+        ({"expert": 3, "shard": 2}, "= 2, which lend it their processes; data=3 would do"),
         ({"shard": 0}, "shard=0: it must be positive"),
         ({"zero": 1}, "zero=1: it must be one of 2, 3"),
+        ({"context_method": "star"}, "context_method='star': it must be one of 'ring', 'ulysses'"),
         ({"gather_dtype": "fp8"}, "gather_dtype='fp8': it must be one of 'parameter', 'bf16'"),
+        (
+            {"data": 8, "offload": True},
+            "offload=True: it must be False where parameters are not gathered, as with shard",
+        ),
+        ({"tensor": 2, "offload": True}, "offload=True: it must be False where parameters are not gathered"),
+        ({"gather_dtype": "bf16"}, "gather_dtype='bf16': it must be 'parameter' where parameters are not gathered"),
+        ({"pipeline": 2, "data": 2, "gather_dtype": "bf16"}, "gather_dtype='bf16': it must be 'parameter' where"),
         ({"strategy": "ddp", "shard": 2}, "strategy='ddp': it must be 'auto' where another size than data is above 1"),
     ],
 )
@@ -68,6 +77,11 @@ def test_what_is_left_out_is_filled_in_so_that_the_sizes_are_the_processes() -> 
         if devices is None:  # as few as there can be
             assert not any(count * others % nodes == 0 for count in range(1, parallel.data_size))
         assert replace(parallel, accelerator="cpu").shape == parallel.shape
+
+
+@pytest.mark.parametrize("sizes", [{"shard": 2}, {"context": 2}, {"data": 2, "tensor": 2}, {"data": 2, "expert": 2}])
+def test_what_fsdp2_does_is_asked_for_where_it_runs(sizes: dict[str, int]) -> None:
+    assert ParallelConfig(**sizes, gather_dtype="bf16", offload=True).gathers  # type: ignore[arg-type]
 
 
 def test_processes_of_one_model_copy_take_one_share_of_the_batch() -> None:

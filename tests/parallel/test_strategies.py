@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gloo import run_processes
-from strategies_work import decoder, spread_all
+from strategies_work import decoder, generated, spread_all
 
 from toolkit.parallel import ParallelConfig
 from toolkit.training.equivalence import Steps, train_steps
@@ -29,6 +29,7 @@ EXPERTS = {
     "expert + shard": ParallelConfig(shard=2, expert=2),
 }
 CONTEXT = ParallelConfig(context=2)
+BY_HEADS = ParallelConfig(context=2, context_method="ulysses")
 CONTEXT_AND_EXPERT = ParallelConfig(context=2, expert=2)
 EXPERTS_AND_TENSOR = ParallelConfig(shard=2, expert=2, tensor=2)
 FOURS = {
@@ -38,6 +39,7 @@ FOURS = {
     "expert + context + shard": ParallelConfig(context=2, shard=2, expert=4),
     "copies of experts + context": ParallelConfig(context=2, shard=2, expert=2),
     "context + tensor": ParallelConfig(context=2, tensor=2),
+    "context by heads + tensor": ParallelConfig(context=2, tensor=2, context_method="ulysses"),
     "copies of experts": ParallelConfig(data=2, shard=2, expert=2),
     "copies of shards": ParallelConfig(data=2, shard=2),
     "tensor + shard": ParallelConfig(tensor=2, shard=2),
@@ -87,6 +89,11 @@ def test_two_processes_share_sequences() -> None:
     assert_same((CONTEXT,), torch.float64, ("dense", "moe", "biased"))
 
 
+def test_two_processes_share_sequences_by_heads() -> None:
+    """With patterns that choose keys by content, which a ring refuses."""
+    assert_same((BY_HEADS,), torch.float64, ("moe", "chosen", "branches", "dropout"))
+
+
 def test_two_processes_share_sequences_and_experts() -> None:
     assert_same((CONTEXT_AND_EXPERT,), torch.float64, ("moe", "biased"))
 
@@ -114,6 +121,15 @@ def test_with_a_head_of_its_own() -> None:
 def test_routers_over_the_batch_are_the_same_where_processes_share_it() -> None:
     """With data or shard above 1 they choose among each process's tokens, as among a smaller batch."""
     assert_same((PAIRS["tensor"],), torch.float64, ("soft", "choosing"))
+
+
+def test_soft_slots_are_of_a_sequence_wherever_it_is() -> None:
+    assert_same((PAIRS["zero 3"], PAIRS["data"]), torch.float64, ("soft",))
+
+
+def test_a_spread_decoder_goes_on_with_the_tokens_that_one_process_would() -> None:
+    ways = [PAIRS["whole stream"], PAIRS["zero 3"], EXPERTS["expert"]]
+    assert run_processes(2, generated, ways) == [generated([]) * len(ways)] * 2
 
 
 def test_the_comparison_sees_what_is_tested() -> None:

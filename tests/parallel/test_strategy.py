@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from gloo import run_processes
-from strategy_work import run, run_both
+from strategy_work import draws, run, run_both
 from training_cases import metrics
 
 from toolkit.parallel import ParallelConfig
@@ -57,6 +57,22 @@ def test_a_spread_run_is_the_run_of_one_process_and_goes_on_spread_otherwise(
     for whole, broken in results:
         assert_same(tmp_path / "whole", whole, alone)
         assert_same(tmp_path / "broken", broken, alone)
+
+
+def test_readers_of_other_sequences_draw_other_numbers_and_sharers_of_a_layer_the_same(tmp_path: Path) -> None:
+    """From the first step on, and where a run goes on with processes that share what others did not."""
+    sizes: list[dict[str, int]] = [{"data": 2}, {"shard": 2}, {"tensor": 2}]
+    ways = [ParallelConfig(accelerator="cpu", **each) for each in sizes]
+    one, other = run_processes(2, draws, tmp_path, ways)
+    (copied, _), (sharded, warned), (shared, warned_anew) = one
+    (copied_too, _), (sharded_too, _), (shared_too, _) = other
+    for seen in (copied, sharded, shared):
+        assert all(begun != ended for begun, ended in zip(seen[::2], seen[1::2], strict=True)), "every step draws"
+    for here, there in ((copied, copied_too), (sharded, sharded_too)):
+        assert not set(here) & set(there)
+    assert (sharded[0], sharded_too[0], warned) == (copied[-1], copied_too[-1], 0)  # as many readers: they go on
+    assert shared == shared_too
+    assert warned_anew == 1
 
 
 @pytest.mark.parametrize(("sizes", "spread"), [({}, False), ({"devices": 2}, False), ({"shard": 2}, True)])

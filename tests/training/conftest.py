@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+for folder in (Path(__file__).parent, Path(__file__).parents[1] / "parallel"):
+    sys.path.insert(0, str(folder))
 
 
 @pytest.fixture(autouse=True)

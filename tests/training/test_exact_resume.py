@@ -6,6 +6,7 @@ import random
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -107,14 +108,14 @@ def test_without_the_generators_it_would_not() -> None:
 
 def test_a_checkpoint_without_them_is_warned_of(tmp_path: Path) -> None:
     fit(tmp_path, 1, stop_before=5, random_state=False)
-    callback = ExactResume()
-    trainer = type("Trainer", (), {"world_size": 2, "global_rank": 1, "global_step": 5})()
-    callback.load_state_dict({"ranks": [capture_random_state()]})
-    with pytest.warns(UserWarning, match="holds the random state of 1 processes, and this run has 2"):
-        callback.on_train_batch_start(trainer, None, None, 0)
-    callback = ExactResume()
-    with pytest.warns(UserWarning, match="holds no random state, and this run has 2"):
-        callback.on_train_batch_start(trainer, None, None, 0)
+    trainer: Any = SimpleNamespace(strategy=None, world_size=2, global_rank=1, global_step=5)
+    held = {"place": [0, 0], **capture_random_state()}
+    for saved, told in (([held], "random states of 1 places"), ([capture_random_state()], "of 1 places"), ([], "of 0")):
+        callback = ExactResume()
+        callback.load_state_dict({"ranks": saved})
+        callback.on_fit_start(trainer, None)
+        with pytest.warns(UserWarning, match=f"{told}.* this run has 1 pipeline stages x 2 readers"):
+            callback.on_train_batch_start(trainer, None, None, 0)
 
 
 def test_nothing_is_saved_within_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

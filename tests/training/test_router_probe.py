@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from gloo import run_processes
+from probe_work import found, plain, probed
 from training_cases import MODEL, training
 
+from toolkit.parallel import ParallelConfig
 from toolkit.routing import BiasBalancer, RandomRouter
 from toolkit.training import LanguageModel
 from toolkit.training.router_layers import moe_layers
@@ -60,3 +63,11 @@ def test_the_first_sequence_stays_and_before_there_is_one_nothing_is_routed() ->
     assert set(first) == set(layers)
     assert all(math.isnan(rate) for rate in first.values())
     assert probe.flip_rates(module.decoder, layers) == {"layer0": 0.0, "layer2": 0.0}  # no weight moved
+
+
+def test_every_process_routes_the_first_one_s_whole_sequence() -> None:
+    """Of readers of other sequences, and of processes that share theirs."""
+    layouts = [ParallelConfig(data=2), ParallelConfig(shard=2), ParallelConfig(context=2)]
+    right = plain(probed())
+    for each in run_processes(2, found, layouts):
+        assert each == [right] * len(layouts)

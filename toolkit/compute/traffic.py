@@ -8,6 +8,7 @@ from typing import TypeVar
 from torch import nn
 
 from toolkit.attention import Pattern
+from toolkit.attention.selection import NativeSparse
 from toolkit.checks import require
 from toolkit.compute.cost import shapes_of
 from toolkit.compute.memory.activations import Tokens
@@ -18,7 +19,7 @@ from toolkit.layers.experts import Experts
 from toolkit.layers.recomputation import Recompute, layer_policies
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.parallel import ParallelConfig
-from toolkit.parallel.context import AttentionShape, Layout, ring_traffic
+from toolkit.parallel.context import AttentionShape, Layout, ring_traffic, ulysses_traffic
 from toolkit.parallel.expert import exchanged_bytes
 from toolkit.parallel.pipeline.losses import count_losses
 from toolkit.parallel.pipeline.traffic import stage_bytes
@@ -39,7 +40,7 @@ class Traffic:
         data: gradients averaged over copies: of the model, of its shards, of its experts.
         shard: parameters gathered, gradients scattered.
         tensor: tokens gathered and scattered around layers.
-        context: keys and values, and their gradients.
+        context: keys and values, or heads' queries and outputs too, and their gradients.
         expert: tokens to their experts, and back.
         pipeline: tokens between stages, and what the stages tell each other.
         routing: counts of tokens that balance losses need.
@@ -85,8 +86,8 @@ def traffic(
     clips gradients and reports losses over data is not in it, some bytes.
 
     Raises:
-        ValueError: as :func:`toolkit.compute.memory`; with ``tensor`` above 1 if a layer is a mixture of depths, whose
-            bytes no formula says.
+        ValueError: as :func:`toolkit.compute.memory`; with ``tensor`` above 1 if a layer is a mixture of depths, with
+            ``context`` above 1 if its pattern is ``NativeSparse``, whose bytes no formula says.
     """
     policies = layer_policies(recompute, len(config.blocks))
     tokens = spread_tokens(config, batch_size, seq_len, precision, parallel, policies)
@@ -104,7 +105,7 @@ def _of_process(config: DecoderConfig, decoder: Decoder, tokens: Tokens, process
         data=copied + _copied_experts(config, spread, process),
         shard=sharded,
         tensor=_tensor(config, decoder, tokens, layers),
-        context=sum(_ring(part, tokens, again) for part, again in _parts(layers, SelfAttention)),
+        context=sum(_attention(part, tokens, again) for part, again in _parts(layers, SelfAttention)),
         expert=sum(_exchange(part, tokens, again) for part, again in _parts(layers, MoE)),
         pipeline=_pipeline(config, decoder, tokens, process),
         routing=_counts(layers, tokens),
@@ -188,16 +189,21 @@ def _whole_bytes(decoder: Decoder, tokens: Tokens) -> int:
     return found
 
 
-def _ring(attention: SelfAttention, tokens: Tokens, again: bool) -> float:
-    """Of one attention layer; ring attention in the zigzag layout, as the decoder is made parallel."""
+def _attention(attention: SelfAttention, tokens: Tokens, again: bool) -> float:
+    """Of one attention layer, in the zigzag layout, as the decoder is made parallel."""
     sizes, pattern = tokens.spread.parallel, attention.pattern
     if sizes.context == 1:
         return 0.0
-    assert isinstance(pattern, Pattern), "others are refused"
+    counted = not isinstance(pattern, NativeSparse)
+    require(counted, "pattern", pattern, "no NativeSparse with context above 1: the bytes it sends are not counted")
     layout = Layout("zigzag", sizes.context, tokens.seq_len * sizes.context)
     heads, kv_heads, width = attention.heads // sizes.tensor, attention.key_heads // sizes.tensor, attention.head_dim
     shape = AttentionShape(tokens.batch_size, heads, kv_heads, width, width, tokens.low)
-    found = ring_traffic(pattern, layout, sizes.context - 1, shape)
+    if sizes.context_method == "ring":
+        assert isinstance(pattern, Pattern), "others are refused"
+        found = ring_traffic(pattern, layout, sizes.context - 1, shape)
+    else:
+        found = ulysses_traffic(layout, shape)
     return (1 + again) * found.forward + found.backward
 
 

@@ -14,6 +14,7 @@ from toolkit.parallel.micro_batches import require_schedule
 ACCELERATORS = ("auto", "cpu", "gpu")
 STRATEGIES = ("auto", "ddp")
 GATHER_DTYPES = ("parameter", "bf16")
+CONTEXT_METHODS = ("ring", "ulysses")
 DIMENSIONS = ("pipeline", "data", "shard", "context", "tensor")
 """Of the mesh of processes, the slowest first: neighbours in ``tensor`` are neighbours in rank."""
 
@@ -50,14 +51,18 @@ class ParallelConfig:
         gather_dtype: what ``shard`` gathers parameters in: ``"parameter"``, their own dtype, or ``"bf16"``, half the
             bytes of fp32: then every layer computes with bf16 weights, routers too, and gradients are summed in fp32.
         offload: keep the sharded parameters and the optimizer's state in the host's memory.
+        context_method: with ``context``, ``"ring"`` moves keys and values, and takes any number of heads; ``"ulysses"``
+            shares out heads, of which there must be a multiple of ``tensor`` * ``context``, and takes patterns that
+            choose keys by content too.
         sequence_parallel: with ``tensor``, the residual stream and its norms are sharded over the tokens.
 
     Raises:
-        ValueError: if a count is not positive, a choice unknown, or the sizes do not multiply to the processes.
+        ValueError: if a count is not positive, a choice unknown, the sizes do not multiply to the processes, or a
+            setting is of something that these sizes do not do.
 
     Source: ZeRO: Rajbhandari et al. 2020 (arXiv 1910.02054); FSDP: Zhao et al. 2023 (arXiv 2304.11277); tensor
     parallelism: Shoeybi et al. 2019 (arXiv 1909.08053); sequence parallelism: Korthikanti et al. 2022 (arXiv
-    2205.05198).
+    2205.05198); context: Liu et al. 2023 (arXiv 2310.01889), Jacobs et al. 2023 (arXiv 2309.14509).
 
     >>> ParallelConfig(devices=8, shard=2, tensor=2).data
     2
@@ -79,6 +84,7 @@ class ParallelConfig:
     zero: int = 3
     gather_dtype: str = "parameter"
     offload: bool = False
+    context_method: str = "ring"
     sequence_parallel: bool = True
 
     def __post_init__(self) -> None:
@@ -88,13 +94,20 @@ class ParallelConfig:
         require_choice("strategy", self.strategy, STRATEGIES)
         require_choice("zero", self.zero, (2, 3))
         require_choice("gather_dtype", self.gather_dtype, GATHER_DTYPES)
+        require_choice("context_method", self.context_method, CONTEXT_METHODS)
         self._resolve()
         self._resolve_pipeline()
         spread = self.data_size * self.shard * self.context
         product = f"data {self.data} * shard {self.shard} * context {self.context} = {spread}"
-        require(spread % self.expert == 0, "expert", self.expert, f"a divisor of {product}")
+        enough = math.lcm(spread, self.expert) // self.shard // self.context
+        right = f"a divisor of {product}, which lend it their processes; data={enough} would do"
+        require(spread % self.expert == 0, "expert", self.expert, right)
         plain = self.strategy == "auto" or self.is_replicated
         require(plain, "strategy", self.strategy, "'auto' where another size than data is above 1")
+        for name, plain_value in (("gather_dtype", "parameter"), ("offload", False)):
+            value = getattr(self, name)
+            right = f"{plain_value!r} where parameters are not gathered, as with shard above 1"
+            require(self.gathers or value == plain_value, name, value, right)
 
     def _resolve(self) -> None:
         """Fill in what was left None, or refuse sizes that do not multiply to the processes."""
@@ -182,6 +195,11 @@ class ParallelConfig:
     def is_replicated(self) -> bool:
         """Whether every process holds a whole model."""
         return self.shard == self.tensor == self.context == self.expert == self.pipeline == 1
+
+    @property
+    def gathers(self) -> bool:
+        """Whether FSDP2 holds the parameters: those that processes of different tokens have, if not all is copied."""
+        return self.pipeline == 1 and not self.is_replicated and self.data_size * self.shard * self.context > 1
 
     @property
     def device(self) -> str:

@@ -45,7 +45,7 @@ def parallelize(decoder: Decoder, meshes: Meshes) -> nn.Module:
     if config.tensor > 1:
         tensor_parallel(decoder, meshes.tensor, config.sequence_parallel)
     if config.context > 1:
-        context_parallel(decoder, meshes.world["context"])
-    if meshes.sharding.size() > 1:
+        context_parallel(decoder, meshes.world["context"], method=config.context_method)
+    if config.gathers:
         shard_layers(decoder, meshes.sharding, config, expert_parameters(decoder).values())
     return decoder

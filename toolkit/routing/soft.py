@@ -42,7 +42,7 @@ class SoftRouter(nn.Module):
         require_positive(dim=dim, num_experts=num_experts, slots=slots)
         self.dim, self.num_experts, self.slots = dim, num_experts, slots
         self.weight = nn.Parameter(torch.empty(num_experts, slots, dim))
-        self.scale = nn.Parameter(torch.empty(()))
+        self.scale = nn.Parameter(torch.empty(1))  # FSDP2 cuts no scalars
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -33,9 +33,8 @@ from toolkit.scaling.plan.branches import branches, trunks_first
 from toolkit.scaling.progress import SweepProgress
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.run_row import run_row, until_diverged
-from toolkit.training.interruption import any_process
 from toolkit.training.probe import probe_step_seconds
-from toolkit.training.termination import AskedToEnd, TermNote
+from toolkit.training.termination import AskedToEnd, TermNote, any_process
 
 
 def step_seconds(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from itertools import product
 from typing import Any
 
 import lightning
@@ -12,28 +13,36 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from toolkit.training.strategy import Place, draw_place, draw_places
+
 
 class ExactResume(lightning.Callback):
     """Goes on with what Lightning does not go on with.
 
     Every process's random number generators are in the checkpoint: Python's, NumPy's, torch's and CUDA's. Dropout and
     the noise of routers are drawn from them. They are set right before the first batch, after all that starting again
-    draws itself.
+    draws itself. Processes that read different sequences, or hold other layers, draw different numbers from there on;
+    those that share a layer's heads or a sequence's tokens draw the same, see :func:`draw_place`.
 
     A checkpoint of a step after which the run validates was written before that: Lightning counts the validation as
     done when it goes on, and here it is done first.
 
-    A checkpoint of another number of processes has no state for each: the generators are then seeded anew, by seed,
-    step and rank, and a warning says so.
+    A checkpoint of a run with other places has no state for each: the generators are then seeded anew, by seed, step
+    and place, and a warning says so.
     """
 
     def __init__(self) -> None:
         self._saved: list[dict[str, Any]] | None = None
+        self._place: Place = 0, 0
         self._begun = False
+
+    def on_fit_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Note where this process stands."""
+        self._place = draw_place(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Of all processes, by rank; a collective call."""
-        own = capture_random_state()
+        own = {"place": list(self._place), **capture_random_state()}
         if not dist.is_initialized():
             return {"ranks": [own]}
         ranks: list[Any] = [None] * dist.get_world_size()
@@ -60,21 +69,21 @@ class ExactResume(lightning.Callback):
             return
         self._begun = True
         saved, self._saved = self._saved, None
-        if saved is not None and len(saved) == trainer.world_size:
-            restore_random_state(saved[trainer.global_rank])
-        elif trainer.global_step > 0:
-            self._seed_anew(trainer, saved)
-
-    @staticmethod
-    def _seed_anew(trainer: lightning.Trainer, saved: list[dict[str, Any]] | None) -> None:
-        held = "no random state" if saved is None else f"the random state of {len(saved)} processes"
-        warnings.warn(
-            f"The checkpoint holds {held}, and this run has {trainer.world_size}: dropout and the noise of routers, "
-            "if there are any, are drawn anew from here on",
-            stacklevel=2,
-        )
-        seed = np.random.SeedSequence((torch.initial_seed(), trainer.global_step, trainer.global_rank))
-        torch.manual_seed(int(seed.generate_state(1)[0]))
+        held = {tuple(state.get("place", ())): state for state in saved or ()}
+        stages, readers = draw_places(trainer)
+        if held.keys() == set(product(range(stages), range(readers))):
+            restore_random_state(held[self._place])
+            return
+        if trainer.global_step > 0:
+            warnings.warn(
+                f"The checkpoint holds random states of {len(held)} places, and this run has {stages} pipeline stages "
+                f"x {readers} readers of the batch: dropout and the noise of routers, if there are any, are drawn anew "
+                "from here on",
+                stacklevel=2,
+            )
+        if trainer.global_step > 0 or any(self._place):  # the first place draws what one process alone would
+            seed = np.random.SeedSequence((torch.initial_seed(), trainer.global_step, *self._place))
+            torch.manual_seed(int(seed.generate_state(1)[0]))
 
 
 class ClockCheckpoint(ModelCheckpoint):

@@ -7,12 +7,10 @@ from types import TracebackType
 from typing import Any
 
 import lightning
-import torch
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 
 from toolkit.training.exact_resume import step_is_done
-from toolkit.training.termination import AskedToEnd, TermNote
+from toolkit.training.termination import AskedToEnd, TermNote, any_process
 
 
 class Interrupted(AskedToEnd):
@@ -69,17 +67,3 @@ class SaveOnTerm(Checkpoint):
         if step_is_done(trainer, batch_idx) and any_process(self._term.asked, trainer.strategy.root_device):
             trainer.save_checkpoint(self.path)
             raise Interrupted(self.path, trainer.global_step)
-
-
-def any_process(asked: bool, device: torch.device) -> bool:
-    """Whether one of the default group's processes was asked, the same in all; a collective call.
-
-    Args:
-        asked: whether this one was.
-        device: that the group communicates from.
-    """
-    if not dist.is_initialized():
-        return asked
-    total = torch.tensor(float(asked), device=device)
-    dist.all_reduce(total)
-    return total.item() > 0

@@ -17,6 +17,7 @@ from toolkit.training.board import board
 from toolkit.training.router_board import bias_range, depth_figures, draw_load, draw_pairs, figures, write, write_mean
 from toolkit.training.router_layers import depth_layers, moe_layers, routed_layers, short_name
 from toolkit.training.router_probe import RouterProbe
+from toolkit.training.strategy import meshes_of
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -40,9 +41,9 @@ class RouterMonitor(lightning.Callback):
 
     Figures are of the global batch (every process's tokens are added) and of all layers, in whichever process. Where
     gradients are accumulated they are of the last batch; a pipeline's are of all its micro-batches, but for the pairs,
-    which are of the last. The flip rate is of the first process's sequence. Soft routers are left out: every expert
-    gets all its slots. Between records nothing waits for the device. That logits are finite is ``LanguageModel``'s to
-    see to.
+    which are of the last. The flip rate is of the first process's sequence, which all processes route. Soft routers are
+    left out: every expert gets all its slots. Between records nothing waits for the device. That logits are finite is
+    ``LanguageModel``'s to see to.
 
     Args:
         folder: the run's folder.
@@ -65,7 +66,7 @@ class RouterMonitor(lightning.Callback):
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Tensor, batch_idx: int) -> None:
         """Keep the first sequence for the flip rate."""
         if self.probe is not None:
-            self.probe.take(batch)
+            self.probe.take(batch, meshes_of(trainer))
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Tensor, batch_idx: int
@@ -150,7 +151,9 @@ class RouterMonitor(lightning.Callback):
         pairs = {name: all_reduce(_pairs(moe)).cpu() for name, moe in layers.items()}
         chosen = {name: each.all_reduce().cpu() for name, each in _by_layer(module.passes.depths()).items()}
         with trainer.precision_plugin.forward_context():
-            own = {} if self.probe is None else self.probe.flip_rates(module.decoder, layers, module.passes.forward)
+            own: dict[str, float] = {}
+            if self.probe is not None:
+                own = self.probe.flip_rates(module.decoder, layers, module.passes.forward, meshes_of(trainer))
         self.last, self.together, rates, depths = joined(stats), joined(pairs), joined(own), joined(chosen)
         spread = joined(spread)
         self.steps.append(step)

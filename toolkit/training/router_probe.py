@@ -11,15 +11,20 @@ from torch import Tensor, nn
 
 from toolkit.data import Examples, as_examples
 from toolkit.layers import MixtureOfDepths, MoE
+from toolkit.parallel import Meshes
+from toolkit.parallel.context import split_sequence
 from toolkit.routing import Assignment
 from toolkit.routing.selection import selection, selection_flip_rate
+from toolkit.training.parts import of_the_first, whole
 
 
 class RouterProbe:
     """Routes the first sequence it was shown, in eval mode, and says what share of the choices is new.
 
+    Of several processes all route the first one's, so that all find the same, and a checkpoint has one sequence.
+
     Attributes:
-        tokens: int64 (1, context), the sequence; None before there is one.
+        tokens: int64 (1, context), the whole sequence; None before there is one.
         chosen: what each layer chose the last time, bool (context, num_experts), on the host.
     """
 
@@ -27,13 +32,24 @@ class RouterProbe:
         self.tokens: Tensor | None = None
         self.chosen: dict[str, Tensor] = {}
 
-    def take(self, batch: Tensor | Examples) -> None:
-        """Keep the first row of windows (batch, context + 1) or of Examples, if none is kept yet."""
+    def take(self, batch: Tensor | Examples, meshes: Meshes | None = None) -> None:
+        """Keep the first row of the first process's windows (batch, context + 1) or Examples, if none is kept yet.
+
+        A collective call.
+
+        Args:
+            batch: this process's, of sequences that several share its part.
+            meshes: those that the model is spread over.
+        """
         if self.tokens is None:
-            self.tokens = as_examples(batch).input_ids[:1].clone()
+            self.tokens = of_the_first(as_examples(batch).input_ids[:1], meshes)
 
     def flip_rates(
-        self, decoder: nn.Module, layers: Mapping[str, MoE], forward: Callable[[Tensor], Any] | None = None
+        self,
+        decoder: nn.Module,
+        layers: Mapping[str, MoE],
+        forward: Callable[[Tensor], Any] | None = None,
+        meshes: Meshes | None = None,
     ) -> dict[str, float]:
         """Share of each layer's choices that changed since the last call.
 
@@ -43,14 +59,19 @@ class RouterProbe:
             decoder: the model, or the layers of it that this process has.
             layers: of it, by name.
             forward: how input_ids pass through the whole model; by default ``decoder`` is called.
+            meshes: those that it is spread over.
         """
         if self.tokens is None:
             return {}
         before = self.chosen
         with undisturbed(decoder, list(layers.values())):
-            (forward or decoder)(self.tokens.to(next(decoder.parameters()).device))
+            tokens = self.tokens.to(next(decoder.parameters()).device)
+            if meshes is not None and meshes.config.context > 1:
+                tokens = split_sequence(tokens, meshes.world["context"])
+            (forward or decoder)(tokens)
             routed = {name: moe.assignment for name, moe in layers.items() if moe.has_run}
-        self.chosen = {name: selection(how).cpu() for name, how in routed.items() if isinstance(how, Assignment)}
+        chosen = {name: selection(how) for name, how in routed.items() if isinstance(how, Assignment)}
+        self.chosen = {name: whole(own, meshes, dim=0).cpu() for name, own in chosen.items()}
         return {name: _flip_rate(before.get(name), now) for name, now in self.chosen.items()}
 
     def state_dict(self) -> dict[str, Any]:

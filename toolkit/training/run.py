@@ -58,8 +58,8 @@ def fit(
     the last. If it holds a checkpoint, the run goes on from there and sees the batches it would have seen.
 
     A run that goes on, or that begins as a branch, is bit for bit the unbroken one, dropout and the noise of routers
-    included: a checkpoint holds every process's random number generators. With another number of processes those are
-    seeded anew, and a warning says so.
+    included: a checkpoint holds every process's random number generators. With another number of readers of the batch
+    or of pipeline stages those are seeded anew, and a warning says so.
 
     A last checkpoint that is not whole is named in a warning and the one before it used. On SIGTERM the run saves and
     raises ``Interrupted``, which ends the process with exit code 75.

@@ -42,6 +42,10 @@ def _reduced(each: Tensor, labels: Tensor, reduction: str, *, by_rows: bool) -> 
 
 
 def training_loss(decoder: Decoder, batch: Tensor | Examples) -> tuple[Tensor, Tensor]:
-    """The loss to minimise and, detached, its part without the routers': nats per token, see :func:`next_token_nll`."""
+    """The loss to minimise and, detached, its part without the routers': nats per token, see :func:`next_token_nll`.
+
+    Of several processes or micro-batches the mean of their means is the batch's where each has as many tokens, or of
+    Examples as many rows that ask something: windows and :class:`toolkit.data.TaskMixture` see to that.
+    """
     nll = next_token_nll(decoder, batch)
     return nll + sum(auxiliary_losses(decoder).values()), nll.detach()

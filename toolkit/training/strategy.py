@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -29,6 +28,9 @@ from toolkit.parallel.pipeline import PipelineTrainer, StageOptimizer, gather_st
 from toolkit.training.parts import own_part
 from toolkit.training.passes import PipelinePasses
 
+Place = tuple[int, int]
+"""(pipeline stage, reader of the batch): processes of one place draw the same random numbers."""
+
 
 class MeshStrategy(DDPStrategy):
     """Spreads the decoder of a :class:`toolkit.training.LanguageModel` over processes as a ``ParallelConfig`` says.
@@ -38,7 +40,7 @@ class MeshStrategy(DDPStrategy):
 
     With ``pipeline`` above 1 a process keeps its stages' layers, and a training step runs the schedule's forwards and
     backwards of all micro-batches: Lightning then has a loss whose gradients are there already
-    (:class:`toolkit.training.passes.PipelinePasses`). Stages draw different random numbers.
+    (:class:`toolkit.training.passes.PipelinePasses`).
 
     Checkpoints hold the whole model and optimizer, gathered and written by rank 0, as one process would write them: a
     run can go on with other sizes. Gradients are clipped by the module, over every mesh; batches are chosen by
@@ -101,8 +103,6 @@ class MeshStrategy(DDPStrategy):
         module.passes = PipelinePasses(pipeline)
         groups = [[f"decoder.{name}" for name in names] for names in module.parameter_groups.values()]
         self._stages = StageOptimizer(module, groups, pipeline.group)
-        seed = np.random.SeedSequence((torch.initial_seed(), self._meshes.rank_in("pipeline")))
-        torch.manual_seed(int(seed.generate_state(1)[0]))  # or layers in the same place of two stages drew the same
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The module's; a pipeline's forwards enter the precision's context themselves, and its backwards do not."""
@@ -174,15 +174,19 @@ def strategy_of(parallel: ParallelConfig) -> str | MeshStrategy:
     return parallel.lightning_strategy if parallel.is_replicated else MeshStrategy(parallel)
 
 
+def meshes_of(trainer: lightning.Trainer) -> Meshes | None:
+    """Those that a trainer's model is spread over; None where every process holds a whole model."""
+    strategy = getattr(trainer, "strategy", None)
+    return strategy.meshes if isinstance(strategy, MeshStrategy) else None
+
+
 def batch_reader(trainer: lightning.Trainer) -> tuple[int, int]:
     """Which of how many different shares of a batch this process reads.
 
     Processes that share a model's layers, heads or the tokens of a sequence read the same.
     """
-    strategy = getattr(trainer, "strategy", None)
-    if isinstance(strategy, MeshStrategy):
-        return strategy.meshes.batch_rank, strategy.meshes.batch_count
-    return trainer.global_rank, trainer.world_size
+    meshes = meshes_of(trainer)
+    return (trainer.global_rank, trainer.world_size) if meshes is None else (meshes.batch_rank, meshes.batch_count)
 
 
 def token_parts(trainer: lightning.Trainer) -> int:
@@ -190,3 +194,20 @@ def token_parts(trainer: lightning.Trainer) -> int:
     strategy = getattr(trainer, "strategy", None)
     shares = strategy.parallel.context if isinstance(strategy, MeshStrategy) else 1
     return batch_reader(trainer)[1] * shares
+
+
+def draw_places(trainer: lightning.Trainer) -> tuple[int, int]:
+    """(stages, readers): how many places there are that draw different random numbers."""
+    strategy = getattr(trainer, "strategy", None)
+    stages = strategy.parallel.pipeline if isinstance(strategy, MeshStrategy) else 1
+    return stages, batch_reader(trainer)[1]
+
+
+def draw_place(trainer: lightning.Trainer) -> Place:
+    """Where this process stands among those that draw different random numbers.
+
+    Others' sequences, and other layers, are to be dropped and perturbed independently; but routers that processes share
+    (tensor, context) must choose the same for the same tokens.
+    """
+    meshes = meshes_of(trainer)
+    return 0 if meshes is None else meshes.rank_in("pipeline"), batch_reader(trainer)[0]

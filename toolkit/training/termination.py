@@ -8,6 +8,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
 START_AGAIN = 75
 """The exit code: EX_TEMPFAIL of sysexits.h, "try again later"; no signal's (128 + n) and no plain failure's."""
 
@@ -82,6 +85,20 @@ class TermNote:
     def _outer(self) -> TermNote | None:
         owner = getattr(self._before, "__self__", None)
         return owner if isinstance(owner, TermNote) else None
+
+
+def any_process(asked: bool, device: torch.device) -> bool:
+    """Whether one of the default group's processes was asked, the same in all; a collective call.
+
+    Args:
+        asked: whether this one was.
+        device: that the group communicates from.
+    """
+    if not dist.is_initialized():
+        return asked
+    total = torch.tensor(float(asked), device=device)
+    dist.all_reduce(total)
+    return total.item() > 0
 
 
 def end_on_term() -> None:

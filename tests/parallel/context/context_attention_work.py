@@ -20,7 +20,7 @@ from toolkit.parallel.context import (
     RingAttention,
     UlyssesAttention,
     join_sequence,
-    ring_function,
+    ring,
     ring_traffic,
     sequence_positions,
     split_sequence,
@@ -181,7 +181,7 @@ def order_of_events() -> list[str]:
     """Messages started and blocks computed, in order, of a full pattern's forward."""
     group = dist.group.WORLD
     events: list[str] = []
-    batch, operator = dist.batch_isend_irecv, ring_function.attention_operator
+    batch, operator = dist.batch_isend_irecv, ring.attention_operator
 
     def noting_batch(operations: list[dist.P2POp]) -> list[dist.Work]:
         events.append("start")
@@ -194,7 +194,7 @@ def order_of_events() -> list[str]:
     q = torch.randn(1, 1, 8, 4)
     with (
         mock.patch.object(dist, "batch_isend_irecv", noting_batch),
-        mock.patch.object(ring_function, "attention_operator", noting_operator),
+        mock.patch.object(ring, "attention_operator", noting_operator),
     ):
         RingAttention(group, "contiguous")(q, q, q, Full())
     return events

@@ -53,7 +53,7 @@ def test_messages_are_under_way_while_a_part_is_computed(facts: list[dict[str, A
     "pattern", [RandomBlocks(1, 4, seed=0), Full() & ~RandomBlocks(1, 4, seed=0), PerHead([RandomBlocks(1, 4, seed=0)])]
 )
 def test_draws_that_depend_on_the_number_of_keys_are_refused(pattern: object) -> None:
-    with pytest.raises(ValueError, match=r"pattern=RandomBlocks.*causal=True\).*method='ulysses'"):
+    with pytest.raises(ValueError, match=r"pattern=RandomBlocks.*causal=True\).*context_method='ulysses'"):
         schedule(pattern, Layout("contiguous", 2, 8), 0)
 
 

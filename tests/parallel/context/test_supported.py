@@ -37,8 +37,8 @@ MOBA, NATIVE = "MoBA(block=4, top_k=2)", "NativeSparse(block=4, top_k=3, compres
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     [
-        ("ring", {"pattern": MOBA}, r"attention.pattern=MoBA.*fixed pattern with method='ring'; method='ulysses'"),
-        ("ring", {"pattern": NATIVE}, r"attention.pattern=NativeSparse.*method='ulysses'"),
+        ("ring", {"pattern": MOBA}, r"attention.pattern=MoBA.*fixed pattern with context_method='ring'; 'ulysses'"),
+        ("ring", {"pattern": NATIVE}, r"attention.pattern=NativeSparse.*context_method='ring'; 'ulysses'"),
         ("ring", {"pattern": "RandomBlocks(1, 4, 0)"}, r"pattern=RandomBlocks.*causal=True"),
         ("ring", {"pattern": ATTENTION, "global_projections": True}, "global_projections=True: it must be False"),
         ("ulysses", {"pattern": ATTENTION, "global_projections": True}, "global_projections=True: it must be False"),

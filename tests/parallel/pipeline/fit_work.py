@@ -15,7 +15,8 @@ import lightning
 import torch
 from torch import Tensor
 
-from toolkit.data import TokenWindows
+from toolkit.data import TaskMixture, TokenWindows
+from toolkit.data.synthetic import Passkey
 from toolkit.layers import MoE, auxiliary_losses
 from toolkit.models import AttentionConfig, BlockConfig, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.parallel import ParallelConfig
@@ -66,9 +67,16 @@ CONFIG = training(
     learning_rate=1e-2,
 )
 
+MIXTURE = TaskMixture(Passkey(length=CONFIG.context, digits=2, words=4), 0.5, 256)
+MIXED = replace(LOSS_FREE, vocab_size=MIXTURE.vocab_size)
+
 
 def run(
-    folder: Path, parallel: ParallelConfig, model: DecoderConfig = MODEL, stop_after: int | None = None
+    folder: Path,
+    parallel: ParallelConfig,
+    model: DecoderConfig = MODEL,
+    stop_after: int | None = None,
+    mixture: TaskMixture | None = None,
 ) -> dict[str, Any]:
     """What ``fit`` reached; with ``stop_after`` it is told to end there, of ``STEPS`` steps, and nothing is reached."""
 
@@ -78,8 +86,8 @@ def run(
 
     every_step = partial(ReportProgress, seconds=0.0)
     with mock.patch.object(training_run, "ReportProgress", every_step), suppress(Interrupted):
-        spent = budget(CONFIG, model)
-        return asdict(fit(model, CONFIG, corpus(), folder, spent, parallel=parallel, validation_count=16, report=stop))
+        spent, settings = budget(CONFIG, model), {"parallel": parallel, "mixture": mixture, "report": stop}
+        return asdict(fit(model, CONFIG, corpus(), folder, spent, validation_count=16, **settings))
     return {}
 
 

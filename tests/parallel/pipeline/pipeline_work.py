@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +15,7 @@ from toolkit.layers import MoE
 from toolkit.layers.recomputation import recompute_layers
 from toolkit.models import AttentionConfig, BlockConfig, Decoder, DecoderConfig, FeedForwardConfig, MoEConfig
 from toolkit.parallel import ParallelConfig, SentBytes, build_mesh
-from toolkit.parallel.pipeline import PipelineTrainer, gather_stages
+from toolkit.parallel.pipeline import PipelineTrainer, gather_stages, token_loss
 from toolkit.training.equivalence import Steps
 from toolkit.training.pipelined_steps import train_pipelined
 
@@ -126,6 +128,42 @@ def evaluated() -> tuple[float, dict[str, list[float]], float]:
     assert all(stats.tokens == 8 * LENGTH for stats in trainer.routing_stats().values())
     trainer.decoder.train()
     return loss, {path: load.tolist() for path, load in loads.items()}, trainer.step(*windows(8)).total.item()
+
+
+def kept_logits() -> tuple[list[int], int]:
+    """Of an evaluation's micro-batches: whose logits are there when each one's loss is computed, and afterwards."""
+    trainer = trainer_of("dense", dist.get_world_size())
+    seen: list[weakref.ref[torch.Tensor]] = []
+
+    def living() -> int:
+        gc.collect()
+        return sum(each() is not None for each in seen)
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.append(weakref.ref(logits))
+        counts.append(living())
+        return token_loss(logits, labels)
+
+    counts: list[int] = []
+    trainer.evaluate(*windows(8), loss=loss)
+    return counts, living()
+
+
+def raised() -> str:
+    """What the last stage's process says of a layer that cannot go on; no other waits for it."""
+    trainer = trainer_of("dense", dist.get_world_size())
+    last = trainer.stages[-1]
+
+    def refuse(module: torch.nn.Module, inputs: object) -> None:
+        raise MemoryError("the layer's own words")
+
+    if last.is_last:
+        last.blocks["3"].register_forward_pre_hook(refuse)
+    try:
+        trainer.forward(windows(1)[0])
+    except MemoryError as error:
+        return repr(error)
+    return "nothing"
 
 
 def packed() -> dict[str, torch.Tensor]:

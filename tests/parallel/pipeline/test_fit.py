@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fit_work import CONFIG, LOSS_FREE, MICRO_BATCHES, MODEL, NOISY, STEPS, accumulated, run, runs
+from fit_work import CONFIG, LOSS_FREE, MICRO_BATCHES, MIXED, MIXTURE, MODEL, NOISY, STEPS, accumulated, run, runs
 from gloo import run_processes
 from training_cases import corpus, metrics
 
@@ -38,6 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[d
         (folder / "broken", INTERLEAVED, NOISY, HALF - 1),
         (folder / "broken", INTERLEAVED, NOISY),
         (folder / "layout", TWO, LOSS_FREE, HALF),
+        (folder / "mixed", TWO, MIXED, None, MIXTURE),
     ]
     return folder, run_processes(2, runs, cases)
 
@@ -85,10 +86,25 @@ def test_a_run_is_that_of_one_process_accumulating_the_same_micro_batches(folder
     assert_accumulated(folder / "whole", [each[0] for each in results], readers=1)
 
 
+def test_rows_of_a_task_among_the_text_weigh_as_in_one_process(folders: Any, tmp_path: Path) -> None:
+    """No loss of the model is over a batch, so that one process need not accumulate micro-batches."""
+    folder, results = folders
+    alone = run(tmp_path / "alone", ALONE, MIXED, None, MIXTURE)
+    figures = "bits_per_byte", "train_loss", "tokens", "flops", "max_violation", "token_entropy"
+    right = [alone[name] for name in figures]
+    assert all([each[-1][name] for name in figures] == pytest.approx(right, rel=1e-10) for each in results)
+    found, whole = last(folder / "mixed"), last(tmp_path / "alone")
+    torch.testing.assert_close(found["state_dict"], whole["state_dict"], rtol=1e-10, atol=1e-12)
+    rates = (each["callbacks"]["RouterMonitor"]["flip_rates"] for each in (found, whole))
+    assert_identical(*rates)
+
+
 @pytest.mark.slow
 def test_copies_of_a_pipeline_are_one_process(tmp_path: Path) -> None:
     results = run_processes(4, runs, [(tmp_path / "whole", COPIES)])
     assert_accumulated(tmp_path / "whole", [each[0] for each in results], readers=2)
+    states = [each["torch"].numpy().tobytes() for each in last(tmp_path / "whole")["callbacks"]["ExactResume"]["ranks"]]
+    assert len(set(states)) == 4, "copies of a stage draw dropout and noise for other tokens"
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit_dropout_and_noise_included(folders: Any) -> None:

@@ -18,7 +18,9 @@ from pipeline_work import (
     decoder,
     documents,
     evaluated,
+    kept_logits,
     packed,
+    raised,
     refusals,
     reported,
     sent_bytes,
@@ -158,7 +160,8 @@ SENT = [(True, "1f1b", 1), (False, "gpipe", 1), (False, "interleaved", 2)]
 def in_two() -> list[list[Any]]:
     """By rank, what the functions of the following tests gave, each in the same two processes."""
     tried = [(reported, ()), (accumulated, ()), (packed, ()), (refusals, ()), (evaluated, ())]
-    return run_processes(2, several, [*tried, *((sent_bytes, arguments) for arguments in SENT)])
+    tried += [(sent_bytes, arguments) for arguments in SENT]
+    return run_processes(2, several, [*tried, (kept_logits, ()), (raised, ())])
 
 
 @pytest.mark.parametrize("case", range(len(SENT)))
@@ -186,6 +189,18 @@ def test_evaluation_is_without_gradients_and_training_goes_on_after_it() -> None
         assert chosen == {path: load.tolist() for path, load in loads.items()}
         task, auxiliary, *_ = in_two()[rank][0]
         assert after == pytest.approx(task + sum(auxiliary.values()), rel=1e-12)
+
+
+def test_an_evaluation_keeps_one_micro_batch_s_logits_and_none_after_it() -> None:
+    first, last = (found[-2] for found in in_two())
+    assert first == ([], 0)
+    assert last == ([1, 1, 1, 1], 0)
+
+
+def test_a_layer_s_error_comes_out_of_the_engine_as_it_was_raised() -> None:
+    first, last = (found[-1] for found in in_two())
+    assert first == "nothing"
+    assert last == 'MemoryError("the layer\'s own words")'
 
 
 def test_refusals_do_the_arithmetic() -> None:

@@ -10,6 +10,7 @@ from toolkit.compute.memory.feed_forward import feed_forward_bytes, feed_forward
 from toolkit.compute.memory.spread import Spread
 from toolkit.layers import Block, MixtureOfDepths, MoE
 from toolkit.models import BlockConfig, DecoderConfig
+from toolkit.routing import SoftRouter
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,8 @@ def _block_bytes(block: BlockConfig, layer: Block, dim: int, tokens: Tokens) -> 
     if block.attention.qk_norm:  # what it normalises, as a view of all that was projected, and what that gives
         attention += tokens.low * (queries + keys) + 4 * (queries + keys // 2)
     kept = 2 * _norm_bytes(dim, tokens) + tokens.count * attention // tokens.spread.tensor
-    if tokens.spread.stream > 1 and tokens.low < tokens.high and isinstance(layer.feed_forward, MoE):
-        kept += (
-            tokens.high * dim * tokens.count
-        )  # the tokens as they are gathered, which the router reads before they are cast
+    if isinstance(layer.feed_forward, MoE):
+        kept += tokens.count * dim * _read_apart(layer.feed_forward, tokens)
     return kept + feed_forward_bytes(
         layer.feed_forward,
         tokens.low,
@@ -115,6 +114,18 @@ def _block_bytes(block: BlockConfig, layer: Block, dim: int, tokens: Tokens) -> 
         tensor=tokens.spread.tensor,
         expert=tokens.spread.expert,
     )
+
+
+def _read_apart(moe: MoE, tokens: Tokens) -> int:
+    """Bytes of a number of a MoE's input that are kept beside, or less than, what products read once.
+
+    A router that learns reads it before it is cast. Experts that are shared read rows of it, which are theirs.
+    """
+    if isinstance(moe.router, SoftRouter):
+        return 0
+    learns, cast = any(True for _ in moe.router.parameters()), tokens.low < tokens.high
+    sent = tokens.spread.expert > 1 and (cast or not (learns or moe.shared is not None))
+    return tokens.high * (learns and cast) - tokens.low * sent
 
 
 def _shown_bytes(layer: nn.Module, tokens: Tokens) -> int:

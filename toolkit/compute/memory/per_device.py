@@ -76,8 +76,12 @@ def memory(
         parallel: processes and what each of them holds; None for one.
         recompute: what layers compute again, see :func:`toolkit.layers.recomputation.recompute_layers`.
 
-    Routed experts are taken to be balanced over the processes that share them. What an allocator wastes, and what a
-    library keeps for itself, is not in it.
+    Routed experts are taken to be balanced over the processes that share them. ``context`` is a ring; by heads
+    (Ulysses) a process keeps as many activations, and those of key heads that go to several processes once in each.
+    What is there for the time of one operator, what an allocator wastes and what a library keeps for itself is not in
+    it. Held to what is measured on CPUs: parameters, gradients, moments and buffers of one kind of parallelism to the
+    byte, activations to 15%, see ``experiments/benchmarks/parallel_memory.py``; buffers of several kinds at once are a
+    bound, their sum.
 
     Raises:
         ValueError: if a size is not positive, the precision or policy unknown, or the decoder is not trained so:

@@ -67,7 +67,7 @@ class Spread:
     @property
     def gathers(self) -> bool:
         """Whether FSDP2 gathers parameters before a layer runs; it averages over ``data`` alone too."""
-        return not self.replicated and self.parallel.data_size * self.cut > 1
+        return self.parallel.gathers
 
     @property
     def gathers_bf16(self) -> bool:

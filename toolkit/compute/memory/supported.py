@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from toolkit.checks import require
 from toolkit.compute.cost import shapes_of
 from toolkit.compute.memory.spread import layer_numbers, outer_numbers
-from toolkit.layers import MoE
+from toolkit.layers import MoE, SelfAttention
 from toolkit.models import DecoderConfig
 from toolkit.parallel import ParallelConfig
+from toolkit.parallel.context.heads import require_heads
 from toolkit.parallel.context.supported import require_parallel_model
 from toolkit.parallel.pipeline import require_alone
 from toolkit.parallel.pipeline.losses import require_no_global_counts
@@ -33,12 +34,21 @@ def require_trainable(
     layer_numbers(config, parallel)  # refuses what cannot be shared evenly
     outer_numbers(config, parallel)
     if parallel.context > 1:
-        require_parallel_model(shapes_of(config), parallel.context, "ring")
+        _require_parts(config, parallel)
     _require_even_tokens(parallel, seq_len)
     if parallel.expert > 1:
         _require_choosing_experts(config)
     if parallel.pipeline > 1:
         _require_stages(config, parallel, policies or ["none"] * len(config.blocks))
+
+
+def _require_parts(config: DecoderConfig, parallel: ParallelConfig) -> None:
+    """What attends to parts of sequences as to the whole."""
+    decoder = shapes_of(config)
+    require_parallel_model(decoder, parallel.context, parallel.context_method)
+    for layer in decoder.modules():
+        if isinstance(layer, SelfAttention) and parallel.context_method == "ulysses":
+            require_heads(layer.heads // parallel.tensor, layer.kv_heads // parallel.tensor, parallel.context)
 
 
 def _require_even_tokens(parallel: ParallelConfig, seq_len: int) -> None:

@@ -59,12 +59,7 @@ class HeadExchange:
         Raises:
             ValueError: naming the heads and the arithmetic.
         """
-        n = self.group.size()
-        require(heads % n == 0, "heads", heads, f"a multiple of {n} ranks ({heads} / {n} is not whole)")
-        fits = kv_heads % n == 0 or n % kv_heads == 0
-        neither = f"{kv_heads} / {n} and {n} / {kv_heads} are not whole"
-        right = f"a multiple of {n} ranks, or a divisor: each head is then sent to several ({neither})"
-        require(fits, "kv_heads", kv_heads, right)
+        require_heads(heads, kv_heads, self.group.size())
 
     def own(self, per_head: Tensor | None) -> Tensor | None:
         """The share of this rank of (heads, ...), such as sink logits, where there are any; differentiable."""
@@ -93,6 +88,19 @@ class HeadExchange:
         arrived = outgoing.new_empty(outgoing.shape)
         dist.all_to_all_single(arrived, outgoing, group=self.group)
         return arrived
+
+
+def require_heads(heads: int, kv_heads: int, ranks: int) -> None:
+    """Refuse heads that cannot be shared among so many ranks.
+
+    Raises:
+        ValueError: naming the heads and the arithmetic.
+    """
+    require(heads % ranks == 0, "heads", heads, f"a multiple of {ranks} ranks ({heads} / {ranks} is not whole)")
+    fits = kv_heads % ranks == 0 or ranks % kv_heads == 0
+    neither = f"{kv_heads} / {ranks} and {ranks} / {kv_heads} are not whole"
+    right = f"a multiple of {ranks} ranks, or a divisor: each head is then sent to several ({neither})"
+    require(fits, "kv_heads", kv_heads, right)
 
 
 class _ToHeads(Function):

@@ -15,7 +15,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional as F
 
 from toolkit.checks import require
-from toolkit.parallel.context.split import IGNORED, context_group
+from toolkit.models.decoder import IGNORED
+from toolkit.parallel.context.split import context_group
 from toolkit.routing.reduce import all_reduce
 
 

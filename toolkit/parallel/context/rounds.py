@@ -12,7 +12,6 @@ from torch import Tensor
 
 from toolkit.attention.parse import encode
 from toolkit.attention.scoring import Scoring
-from toolkit.parallel.context.messages import Arrival, exchange
 from toolkit.parallel.context.schedule import Block, Step
 
 Parts = list[tuple[Tensor, Tensor]]
@@ -129,3 +128,39 @@ def _unpacked(message: Tensor | None, own: Parts) -> Parts:
     k, v = own[0]
     pieces = message.view(-1, k.numel() + v.numel()).split([k.numel(), v.numel()], dim=1)
     return [(one.view(k.shape), other.view(v.shape)) for one, other in zip(*pieces, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """A message on its way: what it will be in, and what is waited for."""
+
+    buffer: Tensor | None = None
+    requests: tuple[dist.Work, ...] = ()
+    sent: Tensor | None = None  # kept alive until it has left
+
+    def wait(self) -> Tensor | None:
+        """The message, or None where there is none, once it is here and what was sent in turn has left."""
+        for request in self.requests:
+            request.wait()
+        return self.buffer
+
+
+def exchange(
+    group: dist.ProcessGroup, sent: Tensor | None, target: int, received: Tensor | None, source: int, tag: int
+) -> Arrival:
+    """Start to send ``sent`` to rank ``target`` of the group and to fill ``received`` with what ``source`` sends.
+
+    Returns at once. None is sent, or received, by not sending: both sides must know. Messages between two ranks are
+    started in the same order on both; ``tag`` tells them apart where the backend looks at it (gloo).
+    """
+    operations = []
+    if sent is not None:
+        operations.append(_operation(dist.isend, sent, target, group, tag))
+    if received is not None:
+        operations.append(_operation(dist.irecv, received, source, group, tag))
+    requests = dist.batch_isend_irecv(operations) if operations else ()
+    return Arrival(received, tuple(requests), sent)
+
+
+def _operation(kind: Any, tensor: Tensor, peer: int, group: dist.ProcessGroup, tag: int) -> dist.P2POp:
+    return dist.P2POp(kind, tensor, dist.get_global_rank(group, peer), group, tag)

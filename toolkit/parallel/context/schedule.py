@@ -96,7 +96,7 @@ def require_by_position(pattern: Pattern) -> None:
         able = not isinstance(leaf, RandomBlocks) or leaf.causal
         right = (
             "RandomBlocks(..., causal=True) over parts of a sequence: else the blocks drawn depend on the number of "
-            "keys; method='ulysses' takes it as it is"
+            "keys; context_method='ulysses' takes it as it is"
         )
         require(able, "pattern", leaf, right)
 

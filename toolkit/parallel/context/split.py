@@ -8,10 +8,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from toolkit.checks import require
+from toolkit.models.decoder import IGNORED
 from toolkit.parallel.context.layout import Layout
-
-IGNORED = -100
-"""The label of a token that no loss is of, as :func:`torch.nn.functional.cross_entropy` has it by default."""
 
 
 def context_group(group: dist.ProcessGroup | DeviceMesh) -> dist.ProcessGroup:

@@ -44,7 +44,7 @@ def _check_attention(path: str, layer: SelfAttention, ranks: int, method: str) -
     scaling = None if layer.rope is None else layer.rope.scaling
     require(able, f"{path}.rope.scaling", scaling, "one that no length changes: a rank knows its part's only")
     if method == "ring":
-        right = "a fixed pattern with method='ring'; method='ulysses' has whole sequences to choose keys from"
+        right = "a fixed pattern with context_method='ring'; 'ulysses' has whole sequences to choose keys from"
         require(isinstance(core, OverPattern), f"{path}.pattern", layer.pattern, right)
         assert isinstance(layer.pattern, Pattern)
         require_by_position(layer.pattern)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import add
 
 from toolkit.attention import Pattern
 from toolkit.parallel.context.layout import Layout
@@ -48,6 +50,22 @@ def ring_traffic(pattern: Pattern, layout: Layout, rank: int, shape: AttentionSh
     chunk = shape.batch * shape.kv_heads * layout.chunk_length * (shape.head_dim + shape.value_dim) * shape.itemsize
     given, got = sum(len(step.sent) for step in steps), sum(len(step.received) for step in steps)
     return Traffic(chunk * given, chunk * (given + got))
+
+
+def ring_buffers(pattern: Pattern, layout: Layout, rank: int, shape: AttentionShape) -> int:
+    """Bytes of messages that ``rank`` has at most at once in :class:`RingAttention`, in its backward pass.
+
+    When it waits for a step's keys and values: those, those of the step before, and the next step's already on their
+    way, each as they are sent and received, and the gradients of the step before. When it has that step's gradients:
+    keys and values, their gradients, and the next step's.
+    """
+    steps = schedule(pattern, layout, rank)[1:]
+    sizes = [(0, 0), *((len(step.sent), len(step.received)) for step in steps), (0, 0)]
+    returning = [2 * got + gave for gave, got in sizes]
+    coming = [sum(now) + sum(after) for now, after in pairwise(sizes[1:])]
+    chunk = shape.batch * shape.kv_heads * layout.chunk_length * (shape.head_dim + shape.value_dim) * shape.itemsize
+    waiting = max(map(add, returning, coming))
+    return chunk * max(waiting, *(map(add, returning[1:], map(sum, sizes[2:]))))
 
 
 def ulysses_traffic(layout: Layout, shape: AttentionShape) -> Traffic:

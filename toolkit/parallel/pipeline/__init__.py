@@ -19,10 +19,10 @@ same::
 
 from toolkit.parallel.pipeline.balance import layer_costs, split_layers
 from toolkit.parallel.pipeline.gather import gather_stages
-from toolkit.parallel.pipeline.losses import carry_loss, count_losses
+from toolkit.parallel.pipeline.losses import PipelineLosses, carry_loss, count_losses, token_loss
 from toolkit.parallel.pipeline.optimizer import StageOptimizer
 from toolkit.parallel.pipeline.stage import DecoderStage, keep_layers
-from toolkit.parallel.pipeline.trainer import PipelineLosses, PipelineTrainer, require_alone, token_loss
+from toolkit.parallel.pipeline.trainer import PipelineTrainer, require_alone
 
 __all__ = [
     "DecoderStage",

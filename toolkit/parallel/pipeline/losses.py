@@ -1,18 +1,47 @@
-"""Routers' losses of a model whose layers are in several processes."""
+"""The losses of a model whose layers are in several processes: the task's, and its routers'."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from toolkit.checks import require
 from toolkit.layers import MixtureOfDepths, MoE
 from toolkit.layers.recomputation import Recomputed
 from toolkit.routing import LoadBalancingLoss
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(logits, labels) -> scalar."""
+
+
+@dataclass(frozen=True)
+class PipelineLosses:
+    """Losses of a step, scalars, the same in every process of a pipeline; of this pipeline's part of the batch.
+
+    Attributes:
+        task: mean over micro-batches of what the loss function gave.
+        auxiliary: the routers', by name: mean over micro-batches, and over the layers of all stages that have it.
+    """
+
+    task: Tensor
+    auxiliary: dict[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """What was minimised."""
+        return self.task + sum(self.auxiliary.values())
+
+
+def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy in nats: logits (batch, length, vocab_size), labels int64 (batch, length), -100 left out."""
+    compute = torch.promote_types(logits.dtype, torch.float32)
+    return F.cross_entropy(logits.flatten(0, 1).to(compute), labels.flatten())
 
 
 def carry_loss(y: Tensor, loss: Tensor, weight: float = 1.0) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,4 +50,33 @@ def build_stage(
     given = tokens if stage.is_first else described(config.dim, parameter.dtype)
     logits = config.vocab_size, logits_dtype(parameter.dtype)
     gives = described(*logits) if stage.is_last else described(config.dim, parameter.dtype)
-    return PipelineStage(called, place, stages, parameter.device, input_args=given, output_args=gives, group=group)
+    return _Stage(called, place, stages, parameter.device, input_args=given, output_args=gives, group=group)
+
+
+class _Stage(PipelineStage):
+    """torch's, but that of an evaluation the last stage's logits go as soon as their loss is known.
+
+    torch keeps every micro-batch's until the next evaluation, through all the training between.
+    """
+
+    def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        """The micro-batch's output."""
+        output = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+        if self.is_last and not self.has_backward:
+            self.fwd_cache[fwd_chunk_id] = ((), [])
+        return output
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raise what a layer raised: the engine makes a ``RuntimeError`` of it that describes tensors.
+
+    So that whoever looks at the kind of an error, or its words, finds them: out of memory, a peer that is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        cause = error.__cause__
+        if cause is None or "failed to run" not in str(error).lower():
+            raise
+        raise cause from cause.__cause__

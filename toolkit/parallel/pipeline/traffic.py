@@ -12,3 +12,15 @@ def stage_bytes(tokens: int, dim: int, stage: int, stages: int, itemsize: int = 
     """
     neighbours = (stage > 0) + (stage < stages - 1)
     return neighbours * tokens * dim * itemsize
+
+
+def stage_buffers(stage: int, stages: int, micro_batches: int, in_flight: int, *, at_once: bool) -> int:
+    """Micro-batches' streams that a stage has for its neighbours, at most at once; inputs it keeps are among them.
+
+    torch's engine receives every micro-batch of a step into memory of its own, from either side. What goes on is there
+    until its backward pass and until the next has left, what goes back until it has left; GPipe and the interleaved
+    schedule wait for that at the end of a step (``at_once``).
+    """
+    onward = micro_batches + (micro_batches if at_once else min(in_flight + 1, micro_batches))
+    back = micro_batches + (micro_batches if at_once else 1)
+    return (stage < stages - 1) * onward + (stage > 0) * back

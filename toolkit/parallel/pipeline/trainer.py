@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from toolkit.checks import require, require_positive
@@ -20,8 +18,8 @@ from toolkit.parallel.config import ParallelConfig
 from toolkit.parallel.mesh import Meshes
 from toolkit.parallel.pipeline.balance import layer_costs, split_layers
 from toolkit.parallel.pipeline.gather import gather_stages
-from toolkit.parallel.pipeline.losses import count_losses, require_counted_once
-from toolkit.parallel.pipeline.schedule import build_schedule, build_stage
+from toolkit.parallel.pipeline.losses import Loss, PipelineLosses, count_losses, require_counted_once, token_loss
+from toolkit.parallel.pipeline.schedule import build_schedule, build_stage, own_errors
 from toolkit.parallel.pipeline.stage import DecoderStage, keep_layers
 from toolkit.parallel.pipeline.tied import TiedEmbedding
 from toolkit.routing import LoadBalancingLoss, RoutingStats
@@ -29,31 +27,6 @@ from toolkit.routing.ownership import require_own_parts
 from toolkit.routing.reduce import set_batch_group
 
 OTHERS = ("shard", "context", "tensor", "expert")
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class PipelineLosses:
-    """Losses of a step, scalars, the same in every process of a pipeline; of this pipeline's part of the batch.
-
-    Attributes:
-        task: mean over micro-batches of what the loss function gave.
-        auxiliary: the routers', by name: mean over micro-batches, and over the layers of all stages that have it.
-    """
-
-    task: Tensor
-    auxiliary: dict[str, Tensor]
-
-    @property
-    def total(self) -> Tensor:
-        """What was minimised."""
-        return self.task + sum(self.auxiliary.values())
-
-
-def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy in nats: logits (batch, length, vocab_size), labels int64 (batch, length), -100 left out."""
-    compute = torch.promote_types(logits.dtype, torch.float32)
-    return F.cross_entropy(logits.flatten(0, 1).to(compute), labels.flatten())
 
 
 class PipelineTrainer:
@@ -68,6 +41,9 @@ class PipelineTrainer:
 
     A tied head and the embedding are two copies, in the first and the last process. Each gets the sum of both gradients
     at the end of a step, so that the same optimizer keeps them the same.
+
+    Beside activations a stage holds, of all micro-batches, room for what comes in: batch * length * dim numbers for the
+    stream, and as many for its gradient.
 
     Between two stages a step sends micro_batches * (batch / micro_batches) * length * dim numbers forward and as many
     backward; a tied embedding adds one sum of its gradient. With ``data`` above 1 each stage is averaged over its
@@ -245,7 +221,8 @@ class PipelineTrainer:
         found: list[Tensor] = []
         args = (input_ids,) if self.stages[0].is_first else ()
         ending = {"target": labels, "losses": found} if self.stages[-1].is_last else {}
-        getattr(schedule, what)(*args, **ending, return_outputs=False, **told)
+        with own_errors():
+            getattr(schedule, what)(*args, **ending, return_outputs=False, **told)
         return found
 
     def _averaged(self, stage: DecoderStage) -> nn.Module:

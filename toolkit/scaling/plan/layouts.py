@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toolkit.checks import require, require_choice, require_positive
@@ -86,7 +86,7 @@ class Run:
         require(0 < self.usable <= 1, "usable", self.usable, "above 0 and at most 1")
         require_choice("precision", self.precision, ("bf16-mixed", "32-true"))
         require_recompute(self.recompute)
-        ParallelConfig(gather_dtype=self.gather_dtype, zero=self.zero)  # refuses what it does not know
+        ParallelConfig(shard=2, gather_dtype=self.gather_dtype, zero=self.zero)  # refuses what it does not know
         _ = self.family  # and that
 
     @property
@@ -195,9 +195,10 @@ def _meshes(run: Run) -> Iterator[ParallelConfig]:
     """All sizes that multiply to the GPUs."""
     for pipeline, data, shard, context, tensor in _products(run.gpus, 5):
         sizes: dict[str, Any] = {"data": data, "shard": shard, "tensor": tensor, "context": context}
-        sizes |= {"pipeline": pipeline, "gather_dtype": run.gather_dtype, "zero": run.zero}
+        sizes |= {"pipeline": pipeline, "zero": run.zero}
         for expert in _divisors(data * shard * context) if run.experts else [1]:
-            yield ParallelConfig(devices=run.gpus, expert=expert, **sizes)
+            layout = ParallelConfig(devices=run.gpus, expert=expert, **sizes)
+            yield replace(layout, gather_dtype=run.gather_dtype) if layout.gathers else layout
 
 
 def _products(count: int, factors: int) -> Iterator[tuple[int, ...]]:
