@@ -26,14 +26,14 @@ class Tile:
 
 # (kernel, bytes of an element, largest padded head_dim): the tile on each family, in the order of FAMILIES. Chosen
 # so that nothing spills up to head_dim 128 (experiments/benchmarks/kernel_resources.py); speed is not yet measured.
-# fp32 is multiplied without tensor cores on CUDA cards, one family like another; but on sm100 Triton 3.7 rounds it to
-# TF32 in tiles of 64 rows and more, whatever precision is asked for, so tiles stay below that there.
+# fp32 is multiplied without tensor cores on CUDA cards; on sm100 Triton 3.7 rounds it to TF32 in tiles of 64 rows and
+# more, whatever precision is asked for, so tiles stay below that there.
 _TABLE: dict[tuple[str, int, int], tuple[Tile, Tile, Tile, Tile]] = {
     ("forward", 2, 64): (Tile(128, 64, 8, 3), Tile(128, 128, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 4, 1, 1)),
     ("forward", 2, 128): (Tile(128, 32, 8, 3), Tile(128, 128, 8, 2), Tile(128, 64, 8, 3), Tile(128, 32, 4, 1, 1)),
     ("forward", 2, 256): (Tile(64, 16, 8, 2), Tile(128, 64, 8, 2), Tile(64, 32, 8, 2), Tile(64, 32, 4, 1, 1)),
     ("forward", 4, 64): (Tile(64, 32, 8, 2),) * 2 + (Tile(32, 32, 8, 2), Tile(64, 32, 4, 1, 1)),
-    ("forward", 4, 128): (Tile(64, 32, 8, 2),) * 2 + (Tile(32, 32, 8, 2), Tile(64, 32, 4, 1, 1)),
+    ("forward", 4, 128): (Tile(64, 32, 8, 2), Tile(64, 16, 8, 2), Tile(32, 16, 8, 2), Tile(64, 32, 4, 1, 1)),
     ("forward", 4, 256): (Tile(16, 16, 8, 2),) * 3 + (Tile(32, 16, 4, 1, 1),),
     ("queries", 2, 64): (Tile(64, 64, 4, 3), Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 4, 1, 1)),
     ("queries", 2, 128): (Tile(64, 32, 8, 2), Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(64, 32, 4, 1, 1)),
@@ -51,7 +51,7 @@ _TABLE: dict[tuple[str, int, int], tuple[Tile, Tile, Tile, Tile]] = {
     ("decode", 2, 128): (Tile(64, 64, 8, 2), Tile(64, 64, 4, 2), Tile(64, 64, 8, 2), Tile(64, 32, 4, 1, 1)),
     ("decode", 2, 256): (Tile(64, 16, 8, 2), Tile(64, 32, 8, 2), Tile(64, 32, 8, 2), Tile(64, 32, 4, 1, 1)),
     ("decode", 4, 64): (Tile(64, 32, 8, 2),) * 3 + (Tile(64, 32, 4, 1, 1),),
-    ("decode", 4, 128): (Tile(64, 32, 8, 2),) * 3 + (Tile(64, 32, 4, 1, 1),),
+    ("decode", 4, 128): (Tile(64, 32, 8, 2), *(Tile(64, 16, 8, 2),) * 2, Tile(64, 32, 4, 1, 1)),
     ("decode", 4, 256): (Tile(64, 16, 8, 2),) * 3 + (Tile(64, 16, 4, 1, 1),),
 }
 _HALVED_BY_DROPOUT = frozenset(
