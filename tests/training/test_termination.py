@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from toolkit.training.termination import START_AGAIN, AskedToEnd, TermNote, end_on_term
+from toolkit.training.termination import START_AGAIN, AskedToEnd, TermNote, ending_on_term
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +32,15 @@ def test_a_note_inside_another_hears_what_was_asked_before_it_and_tells_what_was
 
 
 def test_another_handler_is_called_when_the_block_came_to_its_own_end() -> None:
-    end_on_term()
-    with pytest.raises(AskedToEnd) as left, TermNote():
-        signal.raise_signal(signal.SIGTERM)
-    assert left.value.code == START_AGAIN
-    assert pickle.loads(pickle.dumps(left.value)).words == left.value.words
-    with pytest.raises(ZeroDivisionError), TermNote():  # an error of its own is not hidden
-        signal.raise_signal(signal.SIGTERM)
-        _ = 1 // 0
+    with ending_on_term():
+        with pytest.raises(AskedToEnd) as left, TermNote():
+            signal.raise_signal(signal.SIGTERM)
+        assert left.value.code == START_AGAIN
+        assert pickle.loads(pickle.dumps(left.value)).words == left.value.words
+        with pytest.raises(ZeroDivisionError), TermNote():  # an error of its own is not hidden
+            signal.raise_signal(signal.SIGTERM)
+            _ = 1 // 0
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_who_takes_the_signal_inside_is_left_it_only_until_it_is_taken_back() -> None:

@@ -25,7 +25,7 @@ from toolkit.scaling.plan_table import print_plan
 from toolkit.scaling.results import RunResult
 from toolkit.scaling.study import Study
 from toolkit.training.config import TrainingConfig
-from toolkit.training.termination import AskedToEnd, end_on_term
+from toolkit.training.termination import AskedToEnd, ending_on_term
 
 NOT_RESULTS = (
     "config",
@@ -196,20 +196,20 @@ def run_experiment(main: Callable[[Sequence[str]], None]) -> None:
     run, and keeps its traceback. On SIGTERM the exit code is 75
     (:class:`toolkit.training.termination.AskedToEnd`).
     """
-    end_on_term()
-    try:
-        main(sys.argv[1:])
-    except AskedToEnd as left:
-        print(left, file=sys.stderr)
-        raise
-    except (ValueError, ImportError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on with the next unfinished run", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    finally:
-        leave_process_group()
+    with ending_on_term():
+        try:
+            main(sys.argv[1:])
+        except AskedToEnd as left:
+            print(left, file=sys.stderr)
+            raise
+        except (ValueError, ImportError, OSError) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(USER_ERROR)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on with the next unfinished run", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        finally:
+            leave_process_group()
 
 
 def _preset(arguments: Sequence[str]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -101,9 +102,14 @@ def any_process(asked: bool, device: torch.device) -> bool:
     return total.item() > 0
 
 
-def end_on_term() -> None:
-    """Have SIGTERM raise :class:`AskedToEnd` where no :class:`TermNote` takes it, in a command that can be repeated."""
-    signal.signal(signal.SIGTERM, _raise)
+@contextmanager
+def ending_on_term() -> Iterator[None]:
+    """Within it SIGTERM raises :class:`AskedToEnd` where no :class:`TermNote` takes it, for a command to repeat."""
+    before = signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _raise(*_: Any) -> None:
