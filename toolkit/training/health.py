@@ -41,8 +41,8 @@ class FiniteLoss(lightning.Callback):
     and layer: the first whose output is not finite though its input is, found by computing the step's batches again, or
     the last parameter, in the order of the model, whose gradient is not. Checkpoints stay as they are.
 
-    Router logits that are not finite are ``LanguageModel``'s to refuse. It waits for the device once a step, and
-    processes agree by the maximum of one number.
+    Router logits that are not finite are ``LanguageModel``'s to refuse, which is told the ranks. This callback waits
+    for the device once a step, and processes agree by the maximum of one number.
     """
 
     def __init__(self) -> None:
@@ -62,8 +62,11 @@ class FiniteLoss(lightning.Callback):
         bad = ~torch.isfinite(module.last_loss.detach()) | _any_gradient_is_bad(module)
         if not _in_any_process(bad):
             return
-        logits = any(bool(count) for count in module.non_finite.values())
-        if any(_from_all(logits)):
+        routers = _from_all([path for path, count in module.non_finite.items() if count])
+        for rank, paths in enumerate(routers):
+            for path in paths:
+                module.diverged.setdefault(path, []).append(rank)
+        if any(routers):
             return
         with trainer.precision_plugin.forward_context():
             layer = first_bad_layer(module.passes, batches)

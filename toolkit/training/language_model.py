@@ -18,6 +18,7 @@ from toolkit.layers import non_finite_logits, require_finite_routing
 from toolkit.layers.recomputation import recompute_layers
 from toolkit.models import Decoder, DecoderConfig
 from toolkit.routing import LoadBalancingLoss, update_balancers
+from toolkit.routing.finite import DivergedError
 from toolkit.routing.reduce import all_reduce
 from toolkit.training.config import TrainingConfig
 from toolkit.training.optimizer import build_optimizer, parameter_groups
@@ -47,6 +48,7 @@ class LanguageModel(lightning.LightningModule):
         parameter_groups: names of the whole decoder's parameters by the optimizer's groups.
         last_loss: nats per token of the last training batch, this process's, without the routers' losses.
         non_finite: router logits that were infinite or NaN since the last optimizer step, by layer of this process.
+        diverged: ranks of the processes in which a router's logits were not finite, by its layer, where known.
         bits_per_byte: of the last validation, over all processes.
     """
 
@@ -67,6 +69,7 @@ class LanguageModel(lightning.LightningModule):
         self.register_buffer("byte_lengths", lengths.double(), persistent=False)
         self._sums: list[Tensor] = []
         self.non_finite: dict[str, Tensor] = {}
+        self.diverged: dict[str, list[int]] = {}
         self.save_hyperparameters({"model": model.to_dict(), "training": asdict(training)})
 
     @property
@@ -101,15 +104,20 @@ class LanguageModel(lightning.LightningModule):
         """Refuse router logits that are not finite, of every micro-batch of the step and every process.
 
         Raises:
-            ValueError: naming the layer and the step, in every process.
+            DivergedError: naming the layer, the step and the ranks, in every process.
         """
         own, self.non_finite = self.non_finite, {}
-        if self._routers:
-            none = torch.zeros((), dtype=torch.int64, device=self.device)
-            counts = self.passes.sum_over_stages(
-                all_reduce(torch.stack([own.get(path, none) for path in self._routers]))
-            )
-            require_finite_routing(self.decoder, self.global_step + 1, dict(zip(self._routers, counts, strict=True)))
+        if not self._routers:
+            return
+        none = torch.zeros((), dtype=torch.int64, device=self.device)
+        found = all_reduce(torch.stack([own.get(path, none) for path in self._routers]))
+        counts = dict(zip(self._routers, self.passes.sum_over_stages(found), strict=True))
+        try:
+            require_finite_routing(self.decoder, self.global_step + 1, counts)
+        except DivergedError as error:
+            layer = next(path for path, count in counts.items() if count)
+            ranks = ", ".join(f"rank {rank}" for rank in self.diverged.get(layer, []))
+            raise DivergedError(f"{error}{ranks and f'; in {ranks}'}", error.step) from None
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         """Before a backward; one that comes with the forward is done by now, and the step before has freed its own."""

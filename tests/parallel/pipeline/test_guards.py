@@ -34,6 +34,7 @@ def test_every_process_tells_the_step_the_rank_and_the_layer() -> None:
     for last, router in (found[:2] for found in in_two()):
         assert last.startswith("step 2 is not finite: rank 1: loss nan, from norm on. The")
         assert router.startswith("router logits of blocks.0.feed_forward at step 2")
+        assert router.endswith("; in rank 0")  # those of the last stage follow from it
 
 
 @pytest.mark.parametrize("precision", CONFIGS)
