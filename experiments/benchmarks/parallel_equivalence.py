@@ -111,6 +111,7 @@ ROWS = [
     Row("tensor + shard", ParallelConfig(tensor=2, shard=2)),
     Row("tensor + data", ParallelConfig(tensor=2, data=2)),
     Row("context", ParallelConfig(context=2), UNCHOSEN),
+    Row("context, by heads", ParallelConfig(context=2, context_method="ulysses"), UNCHOSEN),
     Row("context + tensor", ParallelConfig(context=2, tensor=2), UNCHOSEN),
     Row("expert", ParallelConfig(data=2, expert=2), SPARSE),
     Row("expert, copied, + shard", ParallelConfig(data=2, shard=2, expert=2), SPARSE),
